@@ -1,0 +1,261 @@
+"""The only wiring: opens the services from the settings, routes, middleware, drain."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from gateway import edge
+from gateway.auth import Authenticator, OpenAccess
+from gateway.census import Streams
+from gateway.cloudevent import Renderer
+from gateway.edge import Edge
+from gateway.errors import ApiError
+from gateway.fanout import Fanout
+from gateway.metrics import Metrics
+from gateway.openapi.document import build_document
+from gateway.routes import about, admin
+from gateway.routes.notification import Publishing
+from gateway.routes.streams import Streaming
+from gateway.schema.catalog import Catalog
+from gateway.settings import Settings
+from gateway.stream import StreamLimits
+from store.connection import Connection
+from store.embedded import EmbeddedServer
+from store.errors import StoreUnavailable
+from store.event import Retention
+from store.log import EventLog
+from store.retention import Retainer
+from store.tail import Tail
+
+logger = structlog.get_logger(__name__)
+
+
+class Gateway:
+    """Everything of one process. `app` is the ASGI application; `failed` is set when it cannot go on."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, connection: Connection) -> None:
+        self.settings = settings
+        self.metrics = Metrics(version("playhead"), catalog.event_types)
+        self.draining = False
+        self.failed = asyncio.Event()
+        watch = settings.watch_endpoint
+        self.log = EventLog(
+            connection,
+            idempotency_window_ms=settings.publish.idempotency_window_sec * 1000,
+            on_batch=self.metrics.append_batch.observe,
+        )
+        self.tail = Tail(
+            connection, self.log, on_failure=lambda error: self._on_death("tail", error)
+        )
+        self.streams = Streams(
+            heartbeat_sec=watch.sse_heartbeat_interval_sec,
+            max_duration_sec=watch.connection_max_duration_sec,
+        )
+        self.retainer = Retainer(self.log, _retentions(catalog))
+        self.access = _access(settings, self.metrics)
+        self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
+        self._connection = connection
+        self.app = self._build(catalog)
+
+    def _build(self, catalog: Catalog) -> ASGIApp:
+        settings, watch, limits = self.settings, self.settings.watch_endpoint, self.settings.limits
+        publishing = Publishing(
+            catalog=catalog,
+            log=self.log,
+            renderer=Renderer(
+                source=settings.application.base_url,
+                type_prefix=settings.publish.event_type_prefix,
+            ),
+            access=self.access,
+            metrics=self.metrics,
+            body_limit=limits.body_bytes,
+            bulk_items=limits.bulk_items,
+        )
+        streaming = Streaming(
+            catalog=catalog,
+            log=self.log,
+            fanout=Fanout(
+                self.tail,
+                ring_events=watch.ring_events,
+                ring_bytes=watch.ring_bytes,
+                on_catch_up=self.metrics.catch_ups.inc,
+            ),
+            streams=self.streams,
+            access=self.access,
+            metrics=self.metrics,
+            limits=StreamLimits(
+                heartbeat_sec=watch.sse_heartbeat_interval_sec,
+                max_duration_sec=watch.connection_max_duration_sec,
+                send_timeout_sec=watch.send_timeout_sec,
+                backend_patience_sec=watch.backend_patience_sec,
+                page_size=watch.replay_batch_size,
+                batch_delay_ms=watch.replay_batch_delay_ms,
+            ),
+            max_history=watch.max_historical_notifications,
+            body_limit=limits.body_bytes,
+            draining=lambda: self.draining,
+        )
+        routes = [
+            *publishing.routes(),
+            *streaming.routes(),
+            *admin.routes(self.log, catalog, self.access, self.metrics),
+            *self._about(catalog),
+        ]
+        app = Starlette(
+            routes=routes,
+            middleware=_cors(settings),
+            exception_handlers={
+                ApiError: edge.on_api_error,
+                StoreUnavailable: edge.on_unavailable,
+                HTTPException: edge.on_http_exception,
+                Exception: edge.on_defect,
+            },
+        )
+        return Edge(
+            app,
+            metrics=self.metrics,
+            default_tenant=settings.tenants.default,
+            header_bytes=limits.header_bytes,
+            query_bytes=limits.query_bytes,
+            access_log=settings.logging.access,
+        )
+
+    def _about(self, catalog: Catalog) -> list[BaseRoute]:
+        settings = self.settings
+        homepage = settings.application.homepage
+        static_path = settings.application.static_files_path
+        shared_port = settings.metrics.enabled and settings.metrics.port is None
+        return about.routes(
+            version=version("playhead"),
+            catalog=catalog,
+            readiness=about.Readiness(
+                self._connection.ping,
+                tail_lag_ms=self.tail.lag_ms,
+                durability=self._connection.durability.describe,
+                draining=lambda: self.draining,
+            ),
+            document=build_document(
+                catalog,
+                version=version("playhead"),
+                auth_mode=settings.auth.mode if settings.auth.enabled else None,
+                metrics=shared_port,
+            ),
+            homepage=about.Homepage(
+                client_documentation_url=homepage.client_documentation_url,
+                client_repository_url=homepage.client_repository_url,
+                server_documentation_url=homepage.server_documentation_url,
+                server_repository_url=homepage.server_repository_url,
+            ),
+            static_path=None if static_path is None else Path(static_path),
+            metrics=self.metrics if shared_port else None,
+        )
+
+    def _on_death(self, name: str, error: BaseException) -> None:
+        """A task that must not end has ended: the process goes, rather than being half alive."""
+        logger.critical("background_task_died", task=name, exc_info=error)
+        self.metrics.background_failures(name).inc()
+        self.failed.set()
+
+    def spawn(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run what lasts as long as the process."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._on_death(name, error)
+
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(ended)
+        return task
+
+    async def drain(self) -> None:
+        """Turn away new streams and readiness, close the open ones with their reason."""
+        self.draining = True
+        self.metrics.draining.set(1)
+        logger.info("draining", streams=len(self.streams))
+        await self.streams.drain(
+            self.settings.drain.window_sec,
+            on_left=lambda left: logger.warning("streams_cut_off", streams=left),
+        )
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Gateway]:
+    """A gateway that can serve. Raises StoreConfigurationError and StoreUnavailable with a sentence."""
+    async with AsyncExitStack() as stack:
+        embedded: EmbeddedServer | None = None
+        url = settings.store.url
+        if url is None:
+            embedded = await stack.enter_async_context(EmbeddedServer(settings.store.data_dir))
+            url = embedded.url
+        connection = Connection(url)
+        stack.push_async_callback(connection.close)
+        await connection.open()
+        gateway = Gateway(settings, catalog, connection)
+        gateway.metrics.set_durability(connection.durability.describe())
+        stack.push_async_callback(gateway.access.aclose)
+        stack.push_async_callback(gateway.tail.close)
+        works: list[tuple[str, Callable[[], Coroutine[object, object, None]]]] = [
+            ("streams", gateway.streams.run),
+            ("retention", gateway.retainer.run),
+        ]
+        if embedded is not None:
+            gateway.metrics.watch_restarts(embedded)
+            works.append(("embedded server", embedded.failed))
+        tasks = [gateway.spawn(name, work()) for name, work in works]
+        stack.callback(lambda: [task.cancel() for task in tasks])
+        yield gateway
+
+
+def _access(settings: Settings, metrics: Metrics) -> Authenticator | OpenAccess:
+    auth = settings.auth
+    if not auth.enabled:
+        return OpenAccess()
+    return Authenticator(
+        auth.mode,
+        auth.jwt_secret or "",
+        auth.admin_roles,
+        url=auth.auth_o_tron_url or "",
+        timeout_ms=auth.timeout_ms,
+        tenant_claim=auth.tenant_claim,
+        count=lambda outcome: metrics.auth_outcomes(auth.mode, outcome).inc(),
+    )
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    cors = settings.cors
+    if not cors.allow_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=cors.allow_origins,
+            allow_methods=cors.allow_methods,
+            allow_headers=cors.allow_headers,
+            allow_credentials=cors.allow_credentials,
+            max_age=cors.max_age_sec,
+            expose_headers=["X-Request-ID", "Retry-After"],
+        )
+    ]
+
+
+def _retentions(catalog: Catalog) -> dict[str, Retention]:
+    found: dict[str, Retention] = {}
+    for event_type in catalog.event_types:
+        schema = catalog.get(event_type)
+        policy = schema.storage_policy if schema else None
+        if policy is None:
+            continue
+        retention = Retention(policy.retention_time_ms, policy.max_messages, policy.max_bytes)
+        if retention != Retention():
+            found[event_type] = retention
+    return found

@@ -1,0 +1,227 @@
+"""Who watches what: subscribers grouped by filter, and the sweep that sends each group its bytes.
+
+A frame is matched once a group and joined once; every member is handed the same bytes. A member
+that cannot take them leaves for its own task and comes back when it has caught up: nobody waits.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gateway import sse
+from store.event import Entry, Gap, Position, StreamKey
+from store.tail import Tail
+
+# A sweep gives way after so many sends (about 20 us each), so that requests are answered meanwhile.
+SENDS_BEFORE_YIELD = 256
+
+
+class Filter(sse.Match, Protocol):
+    """A match that can tell whether another one is the same."""
+
+    @property
+    def key(self) -> str: ...
+
+
+class Subscriber(Protocol):
+    """One open stream, as the sweep sees it."""
+
+    def push(self, body: bytes, events: int) -> bool:
+        """Take bytes at once. False: it blocked, took them over, and is no member any more."""
+
+    def on_gap(self, gap: Gap) -> None:
+        """Live events were removed before this process could read them."""
+
+    def on_reset(self) -> None:
+        """The log is another one; the channel is closed."""
+
+
+class Ring:
+    """The newest frames of one stream: at most so many and so many bytes. Older ones are in the log."""
+
+    def __init__(self, floor: int, max_events: int, max_bytes: int) -> None:
+        self._floor = floor
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._sequences: list[int] = []
+        self._frames: list[tuple[Entry, bytes]] = []
+
+    def add(self, entries: Sequence[Entry], frames: Sequence[bytes]) -> None:
+        for entry, frame in zip(entries, frames, strict=True):
+            entry_id = entry[0]
+            self._sequences.append(int(entry_id[entry_id.index(b"-") + 1 :]))
+            self._frames.append((entry, frame))
+            self._bytes += len(frame)
+        drop = max(0, len(self._frames) - self._max_events)
+        size = self._bytes - sum(len(frame) for _, frame in self._frames[:drop])
+        while size > self._max_bytes:
+            size -= len(self._frames[drop][1])
+            drop += 1
+        if drop:
+            self._floor = self._sequences[drop - 1]
+            del self._sequences[:drop]
+            del self._frames[:drop]
+            self._bytes = size
+
+    def clear(self, floor: int) -> None:
+        """Forget all; who stands before `floor` has to read the log."""
+        self._floor, self._bytes = floor, 0
+        self._sequences.clear()
+        self._frames.clear()
+
+    def after(
+        self, position: Position, match: sse.Match, max_bytes: int
+    ) -> tuple[list[bytes], Position] | None:
+        """Matching frames after a position, and how far the ring was looked through for them.
+
+        None when the ring does not reach back that far.
+        """
+        if position.sequence < self._floor:
+            return None
+        frames: list[bytes] = []
+        size = 0
+        start = bisect_right(self._sequences, position.sequence)
+        for (entry_id, (topic, event)), frame in self._frames[start:]:
+            if match.everything or match.matches(topic, event):
+                frames.append(frame)
+                size += len(frame)
+            if size >= max_bytes:
+                return frames, Position.parse(entry_id)
+        return frames, Position.parse(self._frames[-1][0][0]) if self._frames[start:] else position
+
+
+class Channel:
+    """One stream that somebody watches: its newest frames and its subscribers."""
+
+    def __init__(self, position: Position, epoch: bytes, ring: Ring) -> None:
+        self.position = position
+        self.epoch = epoch
+        self.ring = ring
+        self.users: dict[Subscriber, None] = {}
+        self.closed = False
+        self._groups: dict[str, tuple[Filter, dict[Subscriber, None]]] = {}
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    def join(self, subscriber: Subscriber, match: Filter, sequence: int) -> bool:
+        """Become a member that the sweep serves. False when it has not caught up to this sequence."""
+        if self.closed or sequence != self.position.sequence:
+            return False
+        self._groups.setdefault(match.key, (match, {}))[1][subscriber] = None
+        return True
+
+    def part(self, subscriber: Subscriber, match: Filter) -> None:
+        """Be no member any more; a user still."""
+        group = self._groups.get(match.key)
+        if group is not None:
+            group[1].pop(subscriber, None)
+            if not group[1]:
+                del self._groups[match.key]
+
+    async def reached(self, sequence: int) -> None:
+        """Wait until the tail has delivered this sequence, or the channel is closed."""
+        if self.closed or self.position.sequence >= sequence:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((sequence, future))
+        await future
+
+    async def on_entries(self, entries: Sequence[Entry], position: Position, epoch: bytes) -> None:
+        frames = [
+            sse.event_frame(sse.LIVE, entry_id, epoch, event) for entry_id, (_, event) in entries
+        ]
+        self.epoch = epoch
+        self.ring.add(entries, frames)
+        self.position = position
+        self._wake()
+        sent = 0
+        for match, members in list(self._groups.values()):
+            if match.everything:
+                chosen = frames
+            else:
+                matches = match.matches
+                chosen = [
+                    frame
+                    for frame, (_, (topic, event)) in zip(frames, entries, strict=True)
+                    if matches(topic, event)
+                ]
+            if not chosen:
+                continue
+            body, count = b"".join(chosen), len(chosen)
+            # Who joins while this sweep gives way stands at `position` already: not in the copy.
+            for subscriber in list(members):
+                if subscriber in members:
+                    subscriber.push(body, count)
+                    sent += 1
+                    if sent % SENDS_BEFORE_YIELD == 0:
+                        await asyncio.sleep(0)
+
+    def on_gap(self, gap: Gap) -> None:
+        # Who is not live stands before the gap and finds it in the log.
+        self.ring.clear(gap.first_available - 1)
+        for _, members in list(self._groups.values()):
+            for subscriber in list(members):
+                subscriber.on_gap(gap)
+
+    def _wake(self) -> None:
+        still = []
+        for sequence, future in self._waiting:
+            if future.done():
+                continue
+            if self.closed or self.position.sequence >= sequence:
+                future.set_result(None)
+            else:
+                still.append((sequence, future))
+        self._waiting = still
+
+    def on_reset(self) -> None:
+        self.closed = True
+        self._wake()
+        self._groups.clear()
+        for subscriber in list(self.users):
+            subscriber.on_reset()
+
+
+class Fanout:
+    """The channels of one process, one per watched stream."""
+
+    def __init__(
+        self,
+        tail: Tail,
+        *,
+        ring_events: int,
+        ring_bytes: int,
+        on_catch_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._tail = tail
+        self._ring_events = ring_events
+        self._ring_bytes = ring_bytes
+        self._channels: dict[StreamKey, Channel] = {}
+        self.on_catch_up = on_catch_up
+
+    async def attach(
+        self, stream: StreamKey, subscriber: Subscriber, position: Position, epoch: bytes
+    ) -> Channel:
+        """Use the stream's channel, which follows the log from this position or an earlier one."""
+        channel = self._channels.get(stream)
+        if channel is not None and channel.epoch and epoch and channel.epoch != epoch:
+            # The log was destroyed and made anew before the tail could notice.
+            self._tail.leave(stream)
+            del self._channels[stream]
+            channel.on_reset()
+            channel = None
+        if channel is None or channel.closed:
+            ring = Ring(position.sequence, self._ring_events, self._ring_bytes)
+            channel = self._channels[stream] = Channel(position, epoch, ring)
+            channel.users[subscriber] = None
+            await self._tail.follow(stream, position, epoch, channel)
+        channel.users[subscriber] = None
+        return channel
+
+    def detach(self, stream: StreamKey, subscriber: Subscriber, channel: Channel) -> None:
+        channel.users.pop(subscriber, None)
+        if not channel.users and self._channels.get(stream) is channel:
+            self._tail.leave(stream)
+            del self._channels[stream]
+            channel.closed = True

@@ -1,0 +1,261 @@
+"""Publishing: one event, or many in one request with a result each (Aviso wire contract §3, §13)."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway import sse
+from gateway.auth import Authenticator, OpenAccess, User
+from gateway.cloudevent import Renderer
+from gateway.errors import ApiError
+from gateway.metrics import Metrics
+from gateway.routes.request import invalid, read_body, refused, unavailable
+from gateway.schema.catalog import Catalog
+from gateway.schema.errors import Rejected
+from gateway.schema.query import Publication, parse, publication
+from store.errors import StoreError, StoreUnavailable
+from store.event import Appended, Draft, Refusal, StreamKey
+from store.log import EventLog, Outcome
+
+_KEY_LENGTH = 255
+# A large request gives the loop back after so many items (about 20 us each).
+_ITEMS_BEFORE_YIELD = 200
+
+_encode = msgspec.json.Encoder().encode
+_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Publishing:
+    """`POST /api/v1/notification` and `POST /api/v1/notifications`."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        log: EventLog,
+        renderer: Renderer,
+        access: Authenticator | OpenAccess,
+        metrics: Metrics,
+        body_limit: int,
+        bulk_items: int,
+    ) -> None:
+        self._catalog = catalog
+        self._log = log
+        self._renderer = renderer
+        self._access = access
+        self._metrics = metrics
+        self._body_limit = body_limit
+        self._bulk_items = bulk_items
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/api/v1/notification", self.publish, methods=["POST"]),
+            Route("/api/v1/notifications", self.publish_many, methods=["POST"]),
+        ]
+
+    # -- one
+
+    async def publish(self, request: Request) -> Response:
+        body = await read_body(request, self._body_limit)
+        known: list[str] = []
+        try:
+            key = _idempotency_key(request)
+            parsed = parse(body, "notification", self._catalog)
+            known.append(parsed.event_type)
+            user = await self._access.authenticate(request.headers)
+            self._require_write(user, parsed.event_type)
+            tenant = self._access.tenant_for(user, request.headers, request.state.tenant)
+            published = publication(parsed, self._catalog)
+        except (Rejected, ApiError) as error:
+            self._metrics.notifications(known[0] if known else None, "rejected").inc()
+            raise _answer_to(error) from error
+        stream = StreamKey(tenant, published.event_type)
+        draft = self._renderer.draft(published, key)
+        with self._metrics.backend("publish"):
+            [outcome] = await self._log.append(
+                stream, self._renderer.envelope(stream.event_type), [draft]
+            )
+            if isinstance(outcome, StoreError):
+                self._metrics.notifications(stream.event_type, "error").inc()
+                raise _answer_to(outcome) from outcome
+        if not isinstance(outcome, Appended):
+            self._metrics.notifications(stream.event_type, "rejected").inc()
+            raise _refusal(outcome.refusal, draft.time_ms, outcome.limit_ms)
+        self._metrics.notifications(stream.event_type, "success").inc()
+        return _json(
+            {
+                "status": "success",
+                "request_id": request.state.request_id,
+                "processed_at": sse.timestamp(),
+                **_stored(stream, outcome),
+            }
+        )
+
+    def _require_write(self, user: User | None, event_type: str) -> None:
+        schema = self._catalog.get(event_type)
+        self._access.require_write(user, schema.auth if schema else None)
+
+    # -- many
+
+    async def publish_many(self, request: Request) -> Response:
+        body = await read_body(request, self._body_limit)
+        key = _idempotency_key(request)
+        items = _split(body, request.headers.get("content-type", ""))
+        if len(items) > self._bulk_items:
+            raise invalid(
+                "notification",
+                f"A request may have {self._bulk_items} notifications, got: {len(items)}",
+            )
+        user = await self._access.authenticate(request.headers)
+        tenant = self._access.tenant_for(user, request.headers, request.state.tenant)
+        results: list[dict[str, object]] = [{}] * len(items)
+        groups: dict[str, list[tuple[int, Draft]]] = {}
+        for index, item in enumerate(items):
+            if index % _ITEMS_BEFORE_YIELD == _ITEMS_BEFORE_YIELD - 1:
+                await asyncio.sleep(0)
+            try:
+                published = self._admit(item, user)
+            except (Rejected, ApiError) as error:
+                self._metrics.notifications(None, "rejected").inc()
+                results[index] = _failed(_answer_to(error))
+                continue
+            item_key = None if key is None else f"{key} {index}"
+            draft = self._renderer.draft(published, item_key)
+            groups.setdefault(published.event_type, []).append((index, draft))
+        lost = await self._append_groups(tenant, groups, results)
+        rejected = sum(result["status"] == "error" for result in results)
+        summary: dict[str, object] = {
+            "request_id": request.state.request_id,
+            "processed_at": sse.timestamp(),
+            "accepted": len(items) - rejected,
+            "rejected": rejected,
+            "results": results,
+        }
+        if lost is not None:
+            # With an Idempotency-Key the same request again stores just what is missing.
+            raise ApiError(
+                lost.status,
+                lost.code,
+                lost.error,
+                lost.message,
+                headers=lost.headers,
+                extra=summary,
+            )
+        return _json({"status": "partial" if rejected else "success", **summary})
+
+    def _admit(self, item: bytes, user: User | None) -> Publication:
+        parsed = parse(item, "notification", self._catalog, bulk_item=True)
+        self._require_write(user, parsed.event_type)
+        return publication(parsed, self._catalog)
+
+    async def _append_groups(
+        self,
+        tenant: str,
+        groups: dict[str, list[tuple[int, Draft]]],
+        results: list[dict[str, object]],
+    ) -> ApiError | None:
+        """Store the drafts, type by type at once; the error of an item whose fate is unknown."""
+        lost: ApiError | None = None
+
+        async def store(event_type: str, drafts: list[tuple[int, Draft]]) -> list[Outcome]:
+            with self._metrics.backend("publish"):
+                return await self._log.append(
+                    StreamKey(tenant, event_type),
+                    self._renderer.envelope(event_type),
+                    [draft for _, draft in drafts],
+                )
+
+        stored = await asyncio.gather(*(store(*group) for group in groups.items()))
+        for (event_type, drafts), outcomes in zip(groups.items(), stored, strict=True):
+            for (index, draft), outcome in zip(drafts, outcomes, strict=True):
+                if isinstance(outcome, Appended):
+                    self._metrics.notifications(event_type, "success").inc()
+                    stream = StreamKey(tenant, event_type)
+                    results[index] = {"status": "success", **_stored(stream, outcome)}
+                    continue
+                if isinstance(outcome, StoreError):
+                    self._metrics.notifications(event_type, "error").inc()
+                    error = lost = _answer_to(outcome)
+                else:
+                    self._metrics.notifications(event_type, "rejected").inc()
+                    error = _refusal(outcome.refusal, draft.time_ms, outcome.limit_ms)
+                results[index] = _failed(error)
+        return lost
+
+
+def _split(body: bytes, content_type: str) -> list[bytes]:
+    """The items of a JSON array, or of newline-delimited JSON."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    lines = media_type in ("application/x-ndjson", "application/ndjson", "application/jsonl")
+    if lines or not body.lstrip().startswith(b"["):
+        return [line for line in body.split(b"\n") if line.strip()]
+    try:
+        return [bytes(item) for item in _decode_array(body)]
+    except (msgspec.DecodeError, RecursionError) as error:
+        message = f"JSON parsing failed: {error}"
+        raise refused(Rejected("INVALID_JSON", message, str(error)), "notification") from error
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key.strip()) <= _KEY_LENGTH:
+        raise invalid(
+            "notification",
+            f"Idempotency-Key must have 1 to {_KEY_LENGTH} characters, got: '{key[:100]}'",
+        )
+    return None if key is None else key.strip()
+
+
+def _stored(stream: StreamKey, appended: Appended) -> dict[str, object]:
+    sequence = appended.position.sequence
+    return {"id": f"{stream.event_type}@{sequence}", "sequence": sequence}
+
+
+def _failed(error: ApiError) -> dict[str, object]:
+    return {
+        "status": "error",
+        "code": error.code,
+        "error": error.error,
+        "message": error.message,
+        "details": error.details,
+    }
+
+
+def _answer_to(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, Rejected):
+        return refused(error, "notification")
+    if isinstance(error, StoreUnavailable):
+        return unavailable(error)
+    return ApiError(500, "NOTIFICATION_STORAGE_FAILED", "Notification Storage Failed", str(error))
+
+
+def _refusal(refusal: Refusal, time_ms: int | None, limit_ms: int) -> ApiError:
+    if refusal is Refusal.KEY_REUSED:
+        return ApiError(
+            422,
+            "IDEMPOTENCY_KEY_REUSED",
+            "Idempotency Key Reused",
+            "Idempotency-Key was used before for another notification",
+        )
+    given = _shown(time_ms or 0)
+    if refusal is Refusal.BEFORE_LAST:
+        return invalid(
+            "notification",
+            f"time {given} is before the time of the stream's last event, {_shown(limit_ms)}",
+        )
+    return invalid("notification", f"time {given} is in the future; it is {_shown(limit_ms)} now")
+
+
+def _shown(ms: int) -> str:
+    moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _json(content: dict[str, object]) -> Response:
+    return Response(_encode(content), media_type="application/json")

@@ -1,0 +1,92 @@
+"""What the routes share of a request: its body within the limit, its tenant, its refusals."""
+
+from typing import TypeVar
+from uuid import UUID
+
+from starlette.requests import Request
+
+from gateway.errors import ApiError
+from gateway.schema.errors import Rejected
+from gateway.schema.query import Operation
+from store.errors import StoreUnavailable
+
+RETRY_AFTER_SEC = 1
+
+_LABELS: dict[Operation, str] = {
+    "notification": "Invalid Notification Request",
+    "watch": "Invalid Watch Request",
+    "replay": "Invalid Replay Request",
+}
+
+_Value = TypeVar("_Value")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises ApiError 413 as soon as it is known to be over the limit."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:20]) > limit:
+        raise _too_large(f"{declared[:20]} bytes", limit)
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise _too_large(f"more than {size} bytes", limit)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(got: str, limit: int) -> ApiError:
+    return ApiError(
+        413,
+        "BODY_TOO_LARGE",
+        "Request Body Too Large",
+        f"The request body may have {limit} bytes, got: {got}",
+        headers={"Connection": "close"},
+    )
+
+
+def refused(rejected: Rejected, operation: Operation) -> ApiError:
+    """The answer to a body that cannot be served (Aviso wire contract §4)."""
+    if rejected.kind == "UNKNOWN_EVENT_TYPE":
+        return ApiError(
+            400,
+            "UNKNOWN_EVENT_TYPE",
+            "unknown_event_type",
+            rejected.message,
+            extra={"configured_event_types": list(rejected.configured_event_types)},
+            omit_details=True,
+        )
+    code = rejected.kind if rejected.kind != "INVALID" else f"INVALID_{operation.upper()}_REQUEST"
+    return ApiError(400, code, _LABELS[operation], rejected.message, rejected.details)
+
+
+def invalid(operation: Operation, message: str) -> ApiError:
+    """A refusal that the body has nothing to do with."""
+    return ApiError(400, f"INVALID_{operation.upper()}_REQUEST", _LABELS[operation], message)
+
+
+def unavailable(error: StoreUnavailable) -> ApiError:
+    """The answer while the log's server is away."""
+    return ApiError(
+        503,
+        "BACKEND_UNAVAILABLE",
+        "Backend Unavailable",
+        f"The event log is not available now; try again: {error}",
+        headers={"Retry-After": str(RETRY_AFTER_SEC)},
+    )
+
+
+def parse_tenant(text: str | None, default: str) -> str:
+    """The tenant of an `X-Tenant-ID` header, in canonical form. Raises ApiError 400."""
+    if text is None:
+        return default
+    try:
+        return str(UUID(text.strip()))
+    except ValueError:
+        raise ApiError(
+            400,
+            "INVALID_TENANT",
+            "Invalid Tenant",
+            f"X-Tenant-ID must be a UUID, got: '{text[:100]}'",
+        ) from None

@@ -1,0 +1,168 @@
+"""The life of the server process: settings in, exit status out."""
+
+import asyncio
+import contextlib
+import shlex
+import signal
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.resources import files
+
+import httpx
+import structlog
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+
+from gateway import server as http_server
+from gateway.app import Gateway, open_gateway
+from gateway.routes.about import metrics_route
+from gateway.schema.catalog import Catalog
+from gateway.settings import Settings
+from store.event import StreamKey
+
+EXAMPLE_TYPE = "earthquake"
+
+logger = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings, catalog: Catalog, *, load_example: bool) -> int:
+    """Serve until SIGTERM, SIGINT or a failure. The exit status: 0 for a clean end.
+
+    Raises StoreConfigurationError or StoreUnavailable when it cannot start.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, catalog, load_example))
+
+
+async def _serve(settings: Settings, catalog: Catalog, load_example: bool) -> int:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        async with open_gateway(settings, catalog) as gateway:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+                # uvicorn raises the signal again when it has ended: the process would die by it.
+                signal.signal(number, lambda *_: None)
+            await _listen(gateway, load_example)
+    except asyncio.CancelledError:
+        return 0  # told to end while it was starting
+    return 1 if gateway.failed.is_set() else 0
+
+
+async def _listen(gateway: Gateway, load_example: bool) -> None:
+    settings = gateway.settings
+    application, watch = settings.application, settings.watch_endpoint
+
+    def on_started(port: int) -> None:
+        gateway.spawn("welcome", _welcome(gateway, port, load_example))
+
+    server = http_server.Server(
+        http_server.config(
+            gateway.app,
+            host=application.host,
+            port=application.port,
+            http=http_server.protocol(
+                send_timeout_sec=watch.send_timeout_sec,
+                header_bytes=settings.limits.header_bytes,
+            ),
+        ),
+        drain=gateway.drain,
+        on_started=on_started,
+    )
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(_end_on_failure(gateway, server))
+        metrics = _MetricsServer.of(gateway)
+        if metrics is not None:
+            group.create_task(metrics.serve())
+        try:
+            await server.serve()
+        finally:
+            watching.cancel()
+            if metrics is not None:
+                metrics.should_exit = True
+
+
+async def _end_on_failure(gateway: Gateway, server: uvicorn.Server) -> None:
+    await gateway.failed.wait()
+    logger.critical("ending", reason="a background task died")
+    server.should_exit = True
+
+
+class _MetricsServer(uvicorn.Server):
+    """The metrics on a port of their own; signals are the main server's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @classmethod
+    def of(cls, gateway: Gateway) -> "_MetricsServer | None":
+        metrics = gateway.settings.metrics
+        if not metrics.enabled or metrics.port is None:
+            return None
+        app = Starlette(routes=[metrics_route(gateway.metrics, metrics.path)])
+        return cls(
+            uvicorn.Config(
+                app,
+                host=metrics.host,
+                port=metrics.port,
+                access_log=False,
+                log_config=None,
+                lifespan="off",
+                ws="none",
+            )
+        )
+
+
+async def _welcome(gateway: Gateway, port: int, load_example: bool) -> None:
+    host = gateway.settings.application.host
+    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+    loaded = await _load_example(gateway, address) if load_example else 0
+    lines = [f"Playhead {version('playhead')} listens on {address}"]
+    if loaded:
+        lines.append(f"Loaded {loaded} earthquakes of the week to 7 February 2018 into the log.")
+    if load_example:
+        lines += ["", "Try, in another terminal:", *_examples(address)]
+    print("\n".join(lines), flush=True)  # noqa: T201 - the welcome is the program's output
+
+
+async def _load_example(gateway: Gateway, address: str) -> int:
+    """Publish the recording into a log that never held an event; the number of events stored."""
+    stream = StreamKey(gateway.settings.tenants.default, EXAMPLE_TYPE)
+    if (await gateway.log.head(stream)).last.sequence:
+        return 0
+    recording = files("gateway").joinpath("example/earthquakes.ndjson").read_bytes()
+    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+        answer = await client.post(
+            f"{address}/api/v1/notifications",
+            content=recording,
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+    if answer.status_code != 200 or answer.json()["rejected"]:
+        logger.error("example_not_loaded", status=answer.status_code, answer=answer.text[:500])
+        return 0
+    return int(answer.json()["accepted"])
+
+
+def _examples(address: str) -> list[str]:
+    publish = (
+        '{"event_type": "extreme_event", "identifier": {"region": "north", "run_time": "1200", '
+        '"severity": 4, "anomaly": 42.5, "polygon": [[52.5,13.4],[52.6,13.5],[52.5,13.6],'
+        '[52.4,13.5],[52.5,13.4]]}, "payload": {"note": "hello"}}'
+    )
+    taiwan = (
+        '{"event_type": "earthquake", "from_id": "1", "identifier": {"magnitude": {"gte": 5}, '
+        '"polygon": [[21.5,119.5],[21.5,123],[25.5,123],[25.5,119.5],[21.5,119.5]]}}'
+    )
+    return [
+        "  # watch live (leave it open)",
+        f"  curl -N {shlex.quote(f'{address}/api/v1/watch?event_type=extreme_event')}",
+        "  # publish",
+        f"  curl {address}/api/v1/notification -d {shlex.quote(publish)}",
+        "  # replay: the quakes of magnitude 5 and more around Taiwan",
+        f"  curl -N {address}/api/v1/replay -d {shlex.quote(taiwan)}",
+    ]

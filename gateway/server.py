@@ -1,0 +1,185 @@
+"""The HTTP server as this gateway needs it: uvicorn, with a drain, and limits where it has none.
+
+On SIGTERM streams are closed with their reason before uvicorn waits for connections. A connection
+tells how much of what was written its client has taken, and can be cut off.
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import struct
+import termios
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import structlog
+import uvicorn
+from sse_starlette.sse import AppStatus
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.errors import ApiError
+
+logger = structlog.get_logger(__name__)
+
+_HEADER_TIMEOUT_SEC = 30.0
+
+
+class _Connection:
+    """A client's connection as a stream may see it."""
+
+    __slots__ = ("_descriptor", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        found = transport.get_extra_info("socket")
+        self._descriptor: int | None = None if found is None else found.fileno()
+
+    def unsent(self) -> int:
+        size = self._transport.get_write_buffer_size()
+        if self._descriptor is not None and not self._transport.is_closing():
+            # What the kernel still holds; without it a client that reads slowly out of a full
+            # kernel buffer looks like one that does not read at all.
+            try:
+                answer = fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
+                size += int(struct.unpack("i", answer)[0])
+            except OSError:
+                return size
+        return size
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+
+def protocol(*, send_timeout_sec: float, header_bytes: int) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP/1.1 protocol with a limit for heads, JSON refusals and a dead-peer timeout."""
+
+    class Protocol(HttpToolsProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._head_size = 0
+            self._in_head = True
+            self._head_too_large = False
+            found = transport.get_extra_info("socket")
+            if (
+                found is not None
+                and found.family != socket.AF_UNIX
+                and hasattr(socket, "TCP_USER_TIMEOUT")
+            ):
+                # A peer that vanished acknowledges nothing: without this the kernel tries for
+                # a quarter of an hour.
+                found.setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(send_timeout_sec * 1000)
+                )
+            self._head_timer = self.loop.call_later(_HEADER_TIMEOUT_SEC, self._on_head_timeout)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_timer.cancel()
+            super().connection_lost(exc)
+
+        def _on_head_timeout(self) -> None:
+            if self._in_head and not self.transport.is_closing():
+                self.transport.close()
+
+        def data_received(self, data: bytes) -> None:
+            if self._in_head:
+                self._head_size += len(data)
+            super().data_received(data)
+            if self._in_head and self._head_size > header_bytes and not self.transport.is_closing():
+                self._head_too_large = True
+                self.send_400_response("Request head is too large")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._in_head = True
+            self.scope["extensions"] = {"playhead": {"connection": _Connection(self.transport)}}
+
+        def on_headers_complete(self) -> None:
+            self._in_head, self._head_size = False, 0
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            # Bytes that come next begin a new head.
+            self._in_head = True
+            self._head_timer.cancel()
+            super().on_message_complete()
+
+        def _should_upgrade(self) -> bool:
+            return False
+
+        def _unsupported_upgrade_warning(self) -> None:
+            # The request is answered as plain HTTP, as RFC 9110 §7.8 allows.
+            return
+
+        def send_400_response(self, msg: str) -> None:
+            if self.transport.is_closing():
+                return
+            status = 431 if self._head_too_large else 400
+            code = "HEADERS_TOO_LARGE" if self._head_too_large else "INVALID_HTTP"
+            request_id = str(uuid4())
+            body = msgspec.json.encode(ApiError(status, code, "Bad Request", msg).body(request_id))
+            reason = "Request Header Fields Too Large" if self._head_too_large else "Bad Request"
+            self.transport.write(
+                b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"x-request-id: %b\r\nconnection: close\r\n\r\n%b"
+                % (status, reason.encode(), len(body), request_id.encode(), body)
+            )
+            self.transport.close()
+
+    return Protocol
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which first lets the gateway say goodbye to its streams."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        drain: Callable[[], Awaitable[None]],
+        on_started: Callable[[int], None],
+    ) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            names = [each.getsockname() for server in self.servers for each in server.sockets]
+            self._on_started(names[0][1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._drain()
+        await super().shutdown(sockets)
+
+
+def run(server: Server) -> None:
+    """Serve until SIGTERM or SIGINT; returns after a clean end, so that the exit status is 0."""
+    # The drain is ours; sse-starlette would cut its streams off at the same signal.
+    AppStatus.enable_automatic_graceful_drain = False
+    # uvicorn raises the signal again when it has ended, which would end the process by it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run()
+
+
+def config(app: Any, *, host: str, port: int, http: type[asyncio.Protocol]) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=http,
+        loop="uvloop" if os.name == "posix" else "auto",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=3,
+        backlog=4096,
+    )

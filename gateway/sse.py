@@ -1,0 +1,186 @@
+"""The bytes of every frame. Pure, and the only place that knows the syntax of Server-Sent Events.
+
+Source: WHATWG HTML, server-sent events, §9.2.5; names and fields: Aviso wire contract §5.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+import msgspec
+from sse_starlette import ServerSentEvent
+
+from store.event import Entry, Gap, Position
+
+REPLAY = b"replay"
+LIVE = b"live-notification"
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+class Match(Protocol):
+    """What decides whether a stored event belongs to a stream."""
+
+    @property
+    def everything(self) -> bool: ...
+
+    def matches(self, topic: bytes, event: bytes) -> bool: ...
+
+
+def event_frame(name: bytes, entry_id: bytes, epoch: bytes, event: bytes) -> bytes:
+    """One stored event. The JSON has no line break: the log takes none that has."""
+    return b"event: %b\nid: %b-%b\ndata: %b\n\n" % (
+        name,
+        entry_id[entry_id.index(b"-") + 1 :],
+        epoch,
+        event,
+    )
+
+
+def event_frames(name: bytes, entries: Sequence[Entry], epoch: bytes, match: Match) -> list[bytes]:
+    """Frames of the entries that match, in order."""
+    if match.everything:
+        return [event_frame(name, entry_id, epoch, event) for entry_id, (_, event) in entries]
+    matches = match.matches
+    return [
+        event_frame(name, entry_id, epoch, event)
+        for entry_id, (topic, event) in entries
+        if matches(topic, event)
+    ]
+
+
+def cursor(position: Position, epoch: bytes) -> str | None:
+    """The `id:` of a position, ``<sequence>-<epoch>``; None for a log that does not exist yet."""
+    return f"{position.sequence}-{epoch.decode()}" if epoch else None
+
+
+def timestamp(now: datetime | None = None) -> str:
+    """RFC 3339 in UTC with seconds, as all frames but events have it."""
+    return (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def control(
+    event: str,
+    fields: dict[str, object],
+    *,
+    frame_id: str | None = None,
+    retry_ms: int | None = None,
+) -> bytes:
+    """A frame of the gateway's own: compact JSON with sorted keys."""
+    data = _encoder.encode(fields).decode()
+    return ServerSentEvent(data, event=event, id=frame_id, retry=retry_ms, sep="\n").encode()
+
+
+def connection_established(
+    topic: str, closes_in_sec: int, request_id: str, *, frame_id: str | None, retry_ms: int | None
+) -> bytes:
+    return control(
+        "live-notification",
+        {
+            "type": "connection_established",
+            "topic": topic,
+            "timestamp": timestamp(),
+            "connection_will_close_in_seconds": closes_in_sec,
+            "request_id": request_id,
+        },
+        frame_id=frame_id,
+        retry_ms=retry_ms,
+    )
+
+
+def replay_started(
+    topic: str,
+    request_id: str,
+    *,
+    from_sequence: int | None,
+    from_date: datetime | None,
+    end_sequence: int | None,
+    batch_size: int,
+    retry_ms: int | None,
+) -> bytes:
+    return control(
+        "replay-control",
+        {
+            "type": "replay_started",
+            "topic": topic,
+            "from_sequence": from_sequence,
+            "from_date": None if from_date is None else timestamp(from_date),
+            "end_sequence": end_sequence,
+            "batch_size": batch_size,
+            "timestamp": timestamp(),
+            "request_id": request_id,
+        },
+        retry_ms=retry_ms,
+    )
+
+
+def replay_completed(topic: str) -> bytes:
+    return control(
+        "replay-control", {"type": "replay_completed", "topic": topic, "timestamp": timestamp()}
+    )
+
+
+def replay_limit_reached(topic: str, max_allowed: int) -> bytes:
+    return control(
+        "replay-control",
+        {
+            "type": "notification_replay_limit_reached",
+            "topic": topic,
+            "max_allowed": max_allowed,
+            "message": f"Historical replay limit of {max_allowed} notifications reached",
+            "timestamp": timestamp(),
+        },
+    )
+
+
+def heartbeat(topic: str, sequence: int, *, frame_id: str | None) -> bytes:
+    return control(
+        "heartbeat",
+        {"timestamp": timestamp(), "topic": topic, "sequence": sequence},
+        frame_id=frame_id,
+    )
+
+
+def gap(topic: str, found: Gap) -> bytes:
+    return control(
+        "gap",
+        {
+            "topic": topic,
+            "reason": str(found.reason),
+            "expected": found.expected,
+            "first_available": found.first_available,
+            "timestamp": timestamp(),
+        },
+    )
+
+
+def failed(topic: str, message: str, request_id: str) -> bytes:
+    return control(
+        "error",
+        {
+            "error": "stream_processing_failed",
+            "message": message,
+            "topic": topic,
+            "request_id": request_id,
+        },
+    )
+
+
+CLOSING_MESSAGES = {
+    "server_shutdown": "Server is shutting down gracefully",
+    "max_duration_reached": "Connection reached maximum duration",
+    "end_of_stream": "Stream completed",
+}
+
+
+def connection_closing(topic: str, reason: str, request_id: str) -> bytes:
+    return control(
+        "connection-closing",
+        {
+            "reason": reason,
+            "timestamp": timestamp(),
+            "message": CLOSING_MESSAGES[reason],
+            "topic": topic,
+            "request_id": request_id,
+        },
+    )

@@ -1,0 +1,302 @@
+"""The durable log: append, range, look-up by sequence and by time, delete, wipe, retention.
+
+Every change is one atomic server-side function. Appended means stored, with a dense sequence; a
+reader gets every entry after its position once, in order, or is told of the gap.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from store.connection import (
+    TENANTS_KEY,
+    Argument,
+    Connection,
+    idempotency_prefix,
+    log_key,
+    meta_key,
+    streams_key,
+)
+from store.errors import StoreError
+from store.event import (
+    Appended,
+    Draft,
+    Entry,
+    Envelope,
+    Gap,
+    GapReason,
+    Head,
+    Page,
+    Position,
+    Refusal,
+    Refused,
+    Retention,
+    StreamKey,
+)
+
+# What became of one draft. A StoreError: not known to be stored, and not known not to be.
+Outcome: TypeAlias = Appended | Refused | StoreError
+
+# One call holds the server for about 8 us a draft: 500 are 4 ms, and no more than 4 MB.
+BATCH_DRAFTS = 500
+BATCH_BYTES = 4 << 20
+
+_REFUSALS = {2: Refusal.BEFORE_LAST, 3: Refusal.IN_FUTURE, 4: Refusal.KEY_REUSED}
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Drafts of one stream that wait while an append of it is under way."""
+
+    envelope: Envelope
+    waiting: list[tuple[Draft, asyncio.Future[Outcome]]] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
+class EventLog:
+    """The logs of all tenants on one server or cluster.
+
+    Raises StoreUnavailable when the server is away.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        idempotency_window_ms: int,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._connection = connection
+        self._window_ms = idempotency_window_ms
+        self._on_batch = on_batch
+        self._lanes: dict[StreamKey, _Lane] = {}
+        self._registered: set[StreamKey] = set()
+
+    # -- writing
+
+    async def append(
+        self, stream: StreamKey, envelope: Envelope, drafts: Sequence[Draft]
+    ) -> list[Outcome]:
+        """Store drafts in order; concurrent callers share one server-side call.
+
+        Answers one outcome a draft, in order. Drafts of one caller stay in order; many are several
+        calls, each atomic, so that some may be stored and others not.
+        """
+        if not drafts:
+            return []
+        await self._register(stream)
+        lane = self._lanes.get(stream)
+        if lane is None or lane.envelope != envelope:
+            lane = self._lanes[stream] = _Lane(envelope)
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Outcome]] = []
+        for draft in drafts:
+            future = loop.create_future()
+            lane.waiting.append((draft, future))
+            futures.append(future)
+        if lane.task is None:
+            lane.task = loop.create_task(self._drain(stream, lane))
+        return list(await asyncio.gather(*futures))
+
+    async def _register(self, stream: StreamKey) -> None:
+        if stream in self._registered:
+            return
+        # Before the first append: a crash in between leaves a name without a log, never a log
+        # that retention and wipe do not know.
+        await self._connection.execute("SADD", streams_key(stream.tenant), stream.event_type)
+        await self._connection.execute("SADD", TENANTS_KEY, stream.tenant)
+        self._registered.add(stream)
+
+    async def _drain(self, stream: StreamKey, lane: _Lane) -> None:
+        try:
+            while lane.waiting:
+                batch = _cut(lane.waiting)
+                try:
+                    outcomes = await self._append_batch(
+                        stream, lane.envelope, [draft for draft, _ in batch]
+                    )
+                except StoreError as error:
+                    outcomes = [error] * len(batch)
+                for (_, future), outcome in zip(batch, outcomes, strict=True):
+                    if not future.done():
+                        future.set_result(outcome)
+        finally:
+            # Reached early only by cancellation or a defect: nobody may wait for ever.
+            for _, future in lane.waiting:
+                future.cancel()
+            lane.task = None
+            if self._lanes.get(stream) is lane:
+                del self._lanes[stream]
+
+    async def _append_batch(
+        self, stream: StreamKey, envelope: Envelope, drafts: Sequence[Draft]
+    ) -> list[Outcome]:
+        args: list[Argument] = [
+            idempotency_prefix(stream),
+            self._window_ms,
+            envelope.middle,
+            envelope.tail,
+        ]
+        for draft in drafts:
+            promise = draft.idempotency
+            args += (
+                draft.topic,
+                draft.head,
+                b"" if draft.time_ms is None else draft.time_ms,
+                promise.key if promise else b"",
+                promise.fingerprint if promise else b"",
+            )
+        reply = await self._connection.call("append", _keys(stream), *args)
+        self._on_batch(len(drafts))
+        epoch: bytes = reply[0]
+        outcomes: list[Outcome] = []
+        for status, ms, sequence in zip(reply[1::3], reply[2::3], reply[3::3], strict=True):
+            if status in _REFUSALS:
+                outcomes.append(Refused(_REFUSALS[status], int(ms)))
+            else:
+                outcomes.append(
+                    Appended(Position(int(ms), int(sequence)), epoch, repeated=status == 1)
+                )
+        return outcomes
+
+    async def delete(self, stream: StreamKey, sequence: int) -> bool:
+        """Remove one event; its sequence stays taken. False when it was not there."""
+        return bool(await self._connection.call("delete", _keys(stream), sequence))
+
+    async def wipe(self, stream: StreamKey) -> bool:
+        """Remove every event; sequences go on. False when the log does not exist."""
+        return bool(await self._connection.call("wipe", _keys(stream)))
+
+    async def trim(self, stream: StreamKey, retention: Retention) -> int:
+        """Remove what retention no longer keeps; the number of events removed."""
+        limits = (retention.max_age_ms, retention.max_count, retention.max_bytes)
+        args = ("" if limit is None else limit for limit in limits)
+        return int(await self._connection.call("trim", _keys(stream), *args))
+
+    # -- looking up
+
+    async def head(self, stream: StreamKey) -> Head:
+        reply = await self._connection.call("head", _keys(stream))
+        epoch, floor, last_ms, last_sequence, first = reply
+        return Head(epoch, int(floor), Position(int(last_ms), int(last_sequence)), int(first))
+
+    async def before_sequence(self, stream: StreamKey, sequence: int) -> Position | None:
+        """The position just before the first event kept whose sequence is this or higher.
+
+        None when there is none: the whole log lies before it.
+        """
+        found = await self._connection.call("at_sequence", _keys(stream), sequence)
+        return None if found is None else _just_before(found)
+
+    async def before_time(self, stream: StreamKey, ms: int) -> Position | None:
+        """The position just before the first event kept at this time (ms, UTC) or later."""
+        entries = await self._connection.execute(
+            "XRANGE", log_key(stream), max(ms, 0), "+", "COUNT", 1
+        )
+        return _just_before(entries[0][0]) if entries else None
+
+    async def at_time(self, stream: StreamKey, ms: int) -> Position | None:
+        """The newest event kept at this time (ms, UTC) or earlier, or None."""
+        if ms < 0:
+            return None
+        entries = await self._connection.execute("XREVRANGE", log_key(stream), ms, "-", "COUNT", 1)
+        return Position.parse(entries[0][0]) if entries else None
+
+    async def confirm(self, stream: StreamKey, position: Position) -> bytes:
+        """The epoch, changed if the log no longer holds the history this position was read from.
+
+        The position must be an entry's own, not one between entries.
+        """
+        epoch: bytes = await self._connection.call(
+            "confirm", _keys(stream), position.ms, position.sequence
+        )
+        return epoch
+
+    async def streams(self, tenant: str) -> list[str]:
+        """The event types that this tenant has logs of, sorted."""
+        names = await self._connection.execute("SMEMBERS", streams_key(tenant))
+        return sorted(name.decode() for name in names)
+
+    async def tenants(self) -> list[str]:
+        names = await self._connection.execute("SMEMBERS", TENANTS_KEY)
+        return sorted(name.decode() for name in names)
+
+    # -- reading
+
+    async def range(
+        self,
+        stream: StreamKey,
+        after: Position,
+        until: Position,
+        *,
+        epoch: bytes,
+        page_size: int,
+    ) -> AsyncGenerator[Page, None]:
+        """Every event after one position up to and including another, in pages.
+
+        The next page is fetched while this one is used. The last page stands at `until`. A page
+        whose gap says `reset` ends the range: the log is another one.
+        """
+        fetch = asyncio.ensure_future(self._page(stream, after, until, epoch, page_size))
+        try:
+            while True:
+                page = await fetch
+                ended = page.position.sequence >= until.sequence
+                reset = page.gap is not None and page.gap.reason is GapReason.RESET
+                if not ended and not reset:
+                    fetch = asyncio.ensure_future(
+                        self._page(stream, page.position, until, epoch, page_size)
+                    )
+                yield page
+                if ended or reset:
+                    return
+        finally:
+            if not fetch.cancel() and not fetch.cancelled():
+                fetch.exception()  # read, so that a failed prefetch of a left range is no complaint
+
+    async def _page(
+        self, stream: StreamKey, after: Position, until: Position, epoch: bytes, count: int
+    ) -> Page:
+        if after >= until:
+            return Page((), until, epoch)
+        # The floor is read after the entries: a trim that took some of them is then seen.
+        entries: Sequence[Entry]
+        entries, (now_epoch, floor) = await self._connection.pipeline(
+            ("XRANGE", log_key(stream), b"(" + after.entry_id, until.entry_id, "COUNT", count),
+            ("HMGET", meta_key(stream), "epoch", "floor"),
+        )
+        now_epoch = now_epoch or b""
+        if now_epoch != epoch:
+            return Page((), until, now_epoch, Gap(GapReason.RESET, after.sequence + 1, 1))
+        position = until if len(entries) < count else Position.parse(entries[-1][0])
+        gap = None
+        if int(floor or 0) > after.sequence:
+            first = Position.parse(entries[0][0]).sequence if entries else int(floor) + 1
+            if first > after.sequence + 1:
+                gap = Gap(GapReason.EXPIRED, after.sequence + 1, first)
+        return Page(entries, position, epoch, gap)
+
+
+def _keys(stream: StreamKey) -> tuple[str, str]:
+    return log_key(stream), meta_key(stream)
+
+
+def _just_before(entry_id: bytes) -> Position:
+    ms, sequence = Position.parse(entry_id)
+    return Position(ms, sequence - 1)
+
+
+def _cut(
+    waiting: list[tuple[Draft, asyncio.Future[Outcome]]],
+) -> list[tuple[Draft, asyncio.Future[Outcome]]]:
+    """Take the next batch off the front."""
+    size = taken = 0
+    for draft, _ in waiting[:BATCH_DRAFTS]:
+        size += draft.size
+        if taken and size > BATCH_BYTES:
+            break
+        taken += 1
+    batch = waiting[:taken]
+    del waiting[:taken]
+    return batch

@@ -1,0 +1,134 @@
+"""Fixtures: a real Valkey a worker, and a real gateway on a free port a test, each with a tenant of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import httpx
+import pytest
+import yaml
+
+from gateway import server as http_server, settings as configuration
+from gateway.app import Gateway, open_gateway
+from gateway.schema.catalog import Catalog
+from store.connection import Connection
+from store.log import EventLog
+from tests.servers import Valkey
+
+EXAMPLE = Path(__file__).parent.parent / "gateway" / "example" / "config.yaml"
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def tenant() -> str:
+    return str(uuid4())
+
+
+@pytest.fixture
+async def connection(valkey: Valkey) -> AsyncIterator[Connection]:
+    opened = Connection(valkey.url)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def log(connection: Connection) -> EventLog:
+    return EventLog(connection, idempotency_window_ms=60_000)
+
+
+@dataclass(frozen=True)
+class RunningGateway:
+    """A gateway in this process, behind a real socket."""
+
+    url: str
+    port: int
+    tenant: str
+    gateway: Gateway
+    client: httpx.AsyncClient = field(repr=False)
+
+
+Start: TypeAlias = Callable[..., AbstractAsyncContextManager[RunningGateway]]
+
+
+def example_configuration() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    return loaded
+
+
+@pytest.fixture
+def start_gateway(valkey: Valkey, tmp_path: Path) -> Start:
+    """Start a gateway with the example configuration, changed by sections given by name."""
+
+    @asynccontextmanager
+    async def start(
+        *, tenant: str | None = None, url: str | None = None, **sections: Any
+    ) -> AsyncIterator[RunningGateway]:
+        tenant = tenant or str(uuid4())
+        content = example_configuration()
+        merge(content, {"store": {"url": url or valkey.url}, "tenants": {"default": tenant}})
+        merge(content, sections)
+        path = tmp_path / f"config-{uuid4()}.yaml"
+        path.write_text(yaml.safe_dump(content))
+        loaded = configuration.load(path, {}, {})
+        read = loaded.settings
+        catalog = Catalog.parse(read.notification_schema, read.notification_schema_strict)
+        async with open_gateway(read, catalog) as gateway:
+            started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            server = _TestServer(
+                http_server.config(
+                    gateway.app,
+                    host="127.0.0.1",
+                    port=0,
+                    http=http_server.protocol(
+                        send_timeout_sec=read.watch_endpoint.send_timeout_sec,
+                        header_bytes=read.limits.header_bytes,
+                    ),
+                ),
+                drain=gateway.drain,
+                on_started=started.set_result,
+            )
+            serving = asyncio.create_task(server.serve())
+            port = await started
+            address = f"http://127.0.0.1:{port}"
+            async with httpx.AsyncClient(base_url=address, timeout=30, trust_env=False) as client:
+                yield RunningGateway(address, port, tenant, gateway, client)
+            server.should_exit = True
+            await serving
+            assert not gateway.failed.is_set(), "a background task died"
+
+    return start
+
+
+class _TestServer(http_server.Server):
+    async def serve(self, sockets: Any = None) -> None:
+        await self._serve(sockets)  # without taking over the test runner's signals
+
+
+def merge(into: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Change a configuration section by section; None takes a key out."""
+    for key, value in changes.items():
+        if value is None:
+            into.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+@pytest.fixture
+async def gateway(start_gateway: Start) -> AsyncIterator[RunningGateway]:
+    """A gateway with the example configuration."""
+    async with start_gateway() as running:
+        yield running
