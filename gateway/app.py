@@ -40,6 +40,15 @@ from store.tail import Tail
 logger = structlog.get_logger(__name__)
 
 
+_CORS_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "X-Tenant-ID",
+]
+
+
 class Gateway:
     """Everything of one process. `app` is the ASGI application; `failed` is set when it cannot go on."""
 
@@ -239,8 +248,8 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=cors.allow_origins,
-            allow_methods=cors.allow_methods,
-            allow_headers=cors.allow_headers,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=_CORS_HEADERS,
             allow_credentials=cors.allow_credentials,
             max_age=cors.max_age_sec,
             expose_headers=["X-Request-ID", "Retry-After"],

@@ -1,22 +1,34 @@
 """The `playhead` command: serve | publish | watch | replay | check."""
 
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from stat import S_ISREG
+from typing import Annotated, BinaryIO
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from gateway import logs
 from gateway import settings as configuration
+from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError, Operation
+from gateway.following import Following
+from gateway.ndjson import read_batches
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import SchemaError
 from gateway.serve import serve as serve_gateway
 from gateway.settings import Loaded, SettingsError
+from gateway.terminal import describe_event, drop_output, say, show_progress, write_line
 from store.errors import StoreError
+
+_COMPARISON = re.compile(r"([^<>=!\s][^<>=!]*?)\s*(>=|<=|==|>|<|=)\s*([^=].*)", re.DOTALL)
+_OPERATORS = {">=": ".gte", "<=": ".lte", ">": ".gt", "<": ".lt", "=": "", "==": ""}
 
 app = typer.Typer(
     help="Durable Server-Sent Events: watch live, replay the past.",
@@ -28,68 +40,42 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Configuration file (YAML); PLAYHEAD_CONFIG.")
 ]
+UrlOption = Annotated[
+    str, typer.Option(help="Address of the gateway.", envvar=configuration.URL_VARIABLE)
+]
+TenantOption = Annotated[
+    str | None, typer.Option(help="Tenant (a UUID); none is the gateway's default tenant.")
+]
+TokenOption = Annotated[
+    str | None, typer.Option(help="Bearer token.", envvar=configuration.TOKEN_VARIABLE)
+]
+IdentifierOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Only events with this value: field=value. May be given again."),
+]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only events that compare so: 'severity>=4', or field.operator=operand with gt, gte, "
+        "lt, lte, in and between ('severity.between=2,4'). May be given again."
+    ),
+]
+FromIdOption = Annotated[str | None, typer.Option(help="Start with this sequence.")]
+FromDateOption = Annotated[
+    str | None, typer.Option(help="Start at this time: RFC 3339, or Unix seconds or milliseconds.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Events as JSON, one a line.")]
+SilenceOption = Annotated[
+    float, typer.Option(help="Connect again when nothing came for this many seconds.", min=0.1)
+]
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-def _load(config: Path | None, flags: Mapping[str, object]) -> tuple[Loaded, Catalog]:
-    """Settings and schemas, or the sentences that say what is wrong with them and exit status 2."""
-    try:
-        loaded = configuration.load(config, os.environ, flags)
-        read = loaded.settings
-        return loaded, Catalog.parse(read.notification_schema, read.notification_schema_strict)
-    except (SettingsError, SchemaError) as error:
-        print(f"playhead: the configuration cannot be used: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-
-
-@app.command()
-def serve(
-    config: ConfigOption = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Directory of the embedded server's data.")
-    ] = None,
-    redis: Annotated[
-        str | None, typer.Option(help="A Redis or Valkey server instead of the embedded one.")
-    ] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    load_example: Annotated[
-        bool, typer.Option(help="Load a recorded week of earthquakes into an empty log.")
+@app.callback()
+def callback(
+    *,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
     ] = False,
 ) -> None:
-    """Run the gateway."""
-    loaded, catalog = _load(
-        config,
-        {
-            "application.host": host,
-            "application.port": port,
-            "store.data_dir": None if data_dir is None else str(data_dir),
-            "store.url": redis,
-            "logging.level": log_level,
-        },
-    )
-    logging = loaded.settings.logging
-    logs.configure(logging.level, logging.format)
-    try:
-        status = serve_gateway(loaded.settings, catalog, load_example=load_example)
-    except StoreError as error:
-        print(f"playhead: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    raise typer.Exit(status)
-
-
-@app.command()
-def check(config: ConfigOption = None) -> None:
-    """Validate a configuration; print every setting with its value, source and meaning."""
-    loaded, catalog = _load(config, {})
-    table = Table("setting", "value", "source", "meaning", box=None, header_style="bold")
-    for row in configuration.explain(loaded):
-        table.add_row(row.name, row.value, row.source, row.description)
-    Console().print(table)
-    mode = "strict" if catalog.strict else "permissive"
-    names = ", ".join(catalog.event_types) or "none"
-    print(f"\nThe configuration can be used. Event types ({mode}): {names}")
-
-
-def main() -> None:
-    app()
+    ...

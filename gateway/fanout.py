@@ -103,6 +103,13 @@ class Channel:
         self.closed = False
         self._groups: dict[str, tuple[Filter, dict[Subscriber, None]]] = {}
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        # Members that the sweep under way has still to serve, and where they stand.
+        self._unswept: set[Subscriber] = set()
+        self._swept_from = position
+
+    def place_of(self, member: Subscriber) -> Position:
+        """Up to where a member has been sent everything."""
+        return self._swept_from if member in self._unswept else self.position
 
     def join(self, subscriber: Subscriber, match: Filter, sequence: int) -> bool:
         """Become a member that the sweep serves. False when it has not caught up to this sequence."""
@@ -113,6 +120,7 @@ class Channel:
 
     def part(self, subscriber: Subscriber, match: Filter) -> None:
         """Be no member any more; a user still."""
+        self._unswept.discard(subscriber)
         group = self._groups.get(match.key)
         if group is not None:
             group[1].pop(subscriber, None)
@@ -133,10 +141,13 @@ class Channel:
         ]
         self.epoch = epoch
         self.ring.add(entries, frames)
-        self.position = position
+        # Fixed before the first send: who joins while the sweep gives way has these events already.
+        groups = [(match, list(members)) for match, members in self._groups.values()]
+        self._swept_from, self.position = self.position, position
+        self._unswept = {member for _, members in groups for member in members}
         self._wake()
         sent = 0
-        for match, members in list(self._groups.values()):
+        for match, members in groups:
             if match.everything:
                 chosen = frames
             else:
@@ -149,13 +160,14 @@ class Channel:
             if not chosen:
                 continue
             body, count = b"".join(chosen), len(chosen)
-            # Who joins while this sweep gives way stands at `position` already: not in the copy.
-            for subscriber in list(members):
-                if subscriber in members:
+            for subscriber in members:
+                if subscriber in self._unswept:
+                    self._unswept.discard(subscriber)
                     subscriber.push(body, count)
                     sent += 1
                     if sent % SENDS_BEFORE_YIELD == 0:
                         await asyncio.sleep(0)
+        self._unswept.clear()
 
     def on_gap(self, gap: Gap) -> None:
         # Who is not live stands before the gap and finds it in the log.
@@ -181,6 +193,7 @@ class Channel:
         self._groups.clear()
         for subscriber in list(self.users):
             subscriber.on_reset()
+        self._unswept.clear()
 
 
 class Fanout:
@@ -215,7 +228,12 @@ class Fanout:
             ring = Ring(position.sequence, self._ring_events, self._ring_bytes)
             channel = self._channels[stream] = Channel(position, epoch, ring)
             channel.users[subscriber] = None
-            await self._tail.follow(stream, position, epoch, channel)
+            try:
+                await self._tail.follow(stream, position, epoch, channel)
+            except BaseException:
+                # Its client left meanwhile: the channel would be kept, and read, for nobody.
+                self.detach(stream, subscriber, channel)
+                raise
         channel.users[subscriber] = None
         return channel
 

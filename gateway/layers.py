@@ -19,7 +19,7 @@ Source = Literal["flag", "environment", "file", "default"]
 Tree = TypeVar("Tree", bound=msgspec.Struct)
 
 _SIZE = re.compile(r"(\d+) ?([KMGT]i?)?B?")
-_UNITS = {
+_UNITS: dict[str, int] = {
     unit: base ** (power + 1)
     for power, letter in enumerate("KMGT")
     for unit, base in ((letter, 1000), (f"{letter}i", 1024))
@@ -92,7 +92,7 @@ def read_file(
         problems.append(f"configuration {error}")
         return {}
     known = leaves(tree)
-    sections = {name.rpartition(".")[0] for name in known}
+    sections = {name.rpartition(".")[0] for name in known} - {""}
     found: dict[str, Given] = {}
 
     def walk(mapping: Mapping[object, object], prefix: str) -> None:

@@ -20,12 +20,12 @@ _QUIET = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "httpx", "httpcore", "asyn
 def configure(level: str, style: Literal["json", "console"]) -> None:
     """Send everything from `level` on to stderr."""
     renderer: structlog.typing.Processor
+    processors: list[structlog.typing.Processor] = list(_SHARED)
     if style == "json":
         renderer = structlog.processors.JSONRenderer()
-        processors = (*_SHARED, structlog.processors.format_exc_info)
+        processors.append(structlog.processors.format_exc_info)
     else:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        processors = _SHARED
     structlog.configure(
         processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

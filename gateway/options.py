@@ -189,6 +189,7 @@ class Logging(Struct, frozen=True):
             },
         ),
     ] = "json"
+    access: Annotated[bool, Meta(description="Log a line for every request.")] = False
 
 
 class Auth(Struct, frozen=True):

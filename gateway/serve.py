@@ -126,7 +126,7 @@ async def _welcome(gateway: Gateway, port: int, load_example: bool) -> None:
     if loaded:
         lines.append(f"Loaded {loaded} earthquakes of the week to 7 February 2018 into the log.")
     if load_example:
-        lines += ["", "Try, in another terminal:", *_examples(address)]
+        lines += ["", "Try:", *_examples(address)]
     print("\n".join(lines), flush=True)  # noqa: T201 - the welcome is the program's output
 
 
@@ -149,9 +149,13 @@ async def _load_example(gateway: Gateway, address: str) -> int:
 
 
 def _examples(address: str) -> list[str]:
+    watch = (
+        f"{address}/api/v1/watch?event_type=extreme_event"
+        "&identifier.region=north&identifier.run_time=1200&identifier.severity.gte=4"
+    )
     publish = (
         '{"event_type": "extreme_event", "identifier": {"region": "north", "run_time": "1200", '
-        '"severity": 4, "anomaly": 42.5, "polygon": [[52.5,13.4],[52.6,13.5],[52.5,13.6],'
+        '"severity": 5, "anomaly": 42.5, "polygon": [[52.5,13.4],[52.6,13.5],[52.5,13.6],'
         '[52.4,13.5],[52.5,13.4]]}, "payload": {"note": "hello"}}'
     )
     taiwan = (
@@ -160,9 +164,11 @@ def _examples(address: str) -> list[str]:
     )
     return [
         "  # watch live (leave it open)",
-        f"  curl -N {shlex.quote(f'{address}/api/v1/watch?event_type=extreme_event')}",
-        "  # publish",
+        f"  curl -N {shlex.quote(watch)}",
+        "  # publish, in another terminal",
         f"  curl {address}/api/v1/notification -d {shlex.quote(publish)}",
-        "  # replay: the quakes of magnitude 5 and more around Taiwan",
+        "  # replay the quakes of magnitude 5 and more around Taiwan",
         f"  curl -N {address}/api/v1/replay -d {shlex.quote(taiwan)}",
+        "  # and all of any magnitude from 15:00 UTC on 6 February 2018",
+        f"  curl -N {shlex.quote(f'{address}/api/v1/replay?event_type=earthquake&from_date=2018-02-06T15:00:00Z')}",
     ]

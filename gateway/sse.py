@@ -56,7 +56,9 @@ def cursor(position: Position, epoch: bytes) -> str | None:
 
 def timestamp(now: datetime | None = None) -> str:
     """RFC 3339 in UTC with seconds, as all frames but events have it."""
-    return (now or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not strftime, which leaves out the leading zeros of years before 1000.
+    moment = (now or datetime.now(UTC)).replace(microsecond=0, tzinfo=None)
+    return f"{moment.isoformat()}Z"
 
 
 def control(

@@ -203,7 +203,7 @@ class EventStreamResponse(EventSourceResponse):
         channel = self._channel
         assert channel is not None  # noqa: S101 - only a member is pushed to
         self._on_events(events)
-        self._position, self._epoch = channel.position, channel.epoch
+        self._position, self._epoch = channel.place_of(self), channel.epoch
         channel.part(self, self._plan.match)
         self._fanout.on_catch_up()
         self._start_task(self._catch_up())
@@ -248,7 +248,7 @@ class EventStreamResponse(EventSourceResponse):
         if not self.live:
             self._heartbeat_due = True
         elif self._channel is not None:
-            self._position, self._epoch = self._channel.position, self._channel.epoch
+            self._position, self._epoch = self._channel.place_of(self), self._channel.epoch
             self.push(self._heartbeat(), 0)
 
     def _heartbeat(self) -> bytes:
@@ -387,6 +387,8 @@ class EventStreamResponse(EventSourceResponse):
         """The channel was closed under a live stream: find the new log."""
         self._reset = True
         if self.live:
+            if self._channel is not None:
+                self._position = self._channel.place_of(self)
             self._start_task(self._catch_up())
 
     async def _catch_up(self) -> None:
@@ -462,7 +464,10 @@ class EventStreamResponse(EventSourceResponse):
         self._reset = False
         self._leave_channel()
         gap = Gap(GapReason.RESET, self._position.sequence + 1, head.first_available)
-        self._position, self._epoch = Position(ORIGIN.ms, head.floor), head.epoch
+        # Not short of the last event where nothing is kept: such a place looks like lost history.
+        emptied = head.floor == head.last.sequence
+        self._position = head.last if emptied else Position(ORIGIN.ms, head.floor)
+        self._epoch = head.epoch
         await self._write(sse.gap(self._plan.topic, gap))
 
 

@@ -357,9 +357,11 @@ class Dedicated:
 
 
 def _config_value(answer: Any) -> str | None:
+    """The value in a CONFIG GET answer: [name, value], a dict, or one of them by node."""
     if isinstance(answer, dict):
-        value = next(iter(answer.values()), None)
-        if isinstance(value, dict):
-            value = next(iter(value.values()), None)
-        return None if value is None else str(value)
-    return None
+        answer = next(iter(answer.values()), None)
+        if isinstance(answer, (list, dict)):
+            return _config_value(answer)
+    elif isinstance(answer, list):
+        answer = answer[1] if len(answer) > 1 else None
+    return answer.decode() if isinstance(answer, bytes) else answer

@@ -113,3 +113,10 @@ def choose_socket_path(data_dir: Path) -> Path:
             f"{folder} is not a private folder of this user: remove it or use a shorter path"
         )
     return folder / path.name
+
+
+def remove_socket_folder(socket_path: Path, data_dir: Path) -> None:
+    """Remove the folder made by `choose_socket_path`, if it made one and no server is in it."""
+    if socket_path.parent.name.startswith("playhead-") and socket_path.parent != data_dir:
+        with contextlib.suppress(OSError):
+            socket_path.parent.rmdir()

@@ -23,6 +23,7 @@ from store.data_directory import (
     own_directory,
     read_log_end,
     read_record,
+    remove_socket_folder,
     take_lock,
     write_record,
 )
@@ -194,6 +195,7 @@ class EmbeddedServer:
             await _end(self._server)
             self._server = None
         if self._directory_lock is not None:
+            remove_socket_folder(self.socket_path, self.data_dir)
             os.close(self._directory_lock)
             self._directory_lock = None
 

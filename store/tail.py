@@ -149,6 +149,9 @@ class _Reader:
 
     def remove(self, stream: StreamKey) -> None:
         self._streams.pop(stream, None)
+        # A read under way has this stream at a position that nobody cares for now: who follows it
+        # again has to wake that read.
+        self._reading -= {stream}
 
     async def _run(self) -> None:
         delay = _BACKOFF_SEC[0]
@@ -182,7 +185,10 @@ class _Reader:
         """After a (re)connect: is what we read still the history? A failover can lose writes."""
         for stream, followed in list(self._streams.items()):
             epoch = await self._log.confirm(stream, followed.position)
-            if epoch != followed.epoch:
+            if not followed.epoch:
+                # Followed before it existed: it was made meanwhile, not made anew.
+                followed.epoch = epoch
+            elif epoch != followed.epoch:
                 self._reset(stream, followed)
 
     def _reset(self, stream: StreamKey, followed: _Followed) -> None:

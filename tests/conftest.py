@@ -67,8 +67,8 @@ def example_configuration() -> dict[str, Any]:
     return loaded
 
 
-@pytest.fixture
-def start_gateway(valkey: Valkey, tmp_path: Path) -> Start:
+@pytest.fixture(scope="session")
+def start_gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Start a gateway with the example configuration, changed by sections given by name."""
 
     @asynccontextmanager
@@ -79,7 +79,7 @@ def start_gateway(valkey: Valkey, tmp_path: Path) -> Start:
         content = example_configuration()
         merge(content, {"store": {"url": url or valkey.url}, "tenants": {"default": tenant}})
         merge(content, sections)
-        path = tmp_path / f"config-{uuid4()}.yaml"
+        path = tmp_path_factory.mktemp("gateway") / "config.yaml"
         path.write_text(yaml.safe_dump(content))
         loaded = configuration.load(path, {}, {})
         read = loaded.settings

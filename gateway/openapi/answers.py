@@ -140,6 +140,29 @@ SCHEMAS: JsonSchema = {
             "request_id": _UUID,
         }
     ),
+    "ServerSentEvent": _object(
+        {
+            "event": {
+                "enum": [
+                    "live-notification",
+                    "replay",
+                    "replay-control",
+                    "heartbeat",
+                    "gap",
+                    "error",
+                    "connection-closing",
+                ]
+            },
+            "data": {
+                **_STRING,
+                "contentMediaType": JSON,
+                "description": "JSON: a CloudEvent, or what the gateway says about the stream.",
+            },
+            "id": {**_STRING, "description": "`<sequence>-<epoch>`, where to go on after."},
+            "retry": {"type": ["integer", "string"], "description": "Milliseconds."},
+        },
+        optional=("id", "retry"),
+    ),
     "Health": _object({"status": {"const": "ok"}}),
     "Readiness": _object(
         {
@@ -257,7 +280,7 @@ def about_paths(metrics_path: str | None) -> JsonSchema:
 def schema_paths() -> JsonSchema:
     """The two routes of the catalogue; they need no credentials."""
     bad_tenant: JsonSchema = {"400": error("The tenant is not acceptable.", TENANT_CODES)}
-    unknown: JsonSchema = {"404": answer("There is no such event type.", "SchemaNotFound")}
+    unknown: JsonSchema = {"404": answer("There is no such event type.", "SchemaNotFound", "Error")}
     return {
         "/api/v1/schema": _get(
             "schemas",

@@ -93,17 +93,22 @@ def notification(catalog: Catalog, *, bulk_item: bool = False) -> JsonSchema:
 
 def watch(catalog: Catalog) -> JsonSchema:
     """The body of a watch: live, or history and then live."""
-    start: JsonSchema = {"from_id": SEQUENCE, "from_date": TIME}
-    rule: JsonSchema = {"not": {"required": ["from_id", "from_date"]}}
+    start = {"from_id": _or_null(SEQUENCE), "from_date": _or_null(TIME)}
+    rule: JsonSchema = {"not": _given("from_id", "from_date")}
     return _either([{**body, **rule} for body in _streams(catalog, start)])
 
 
 def replay(catalog: Catalog) -> JsonSchema:
     """The body of a replay: exactly one start, at most one end."""
-    limits = {"from_id": SEQUENCE, "from_date": TIME, "to_id": SEQUENCE, "to_date": TIME}
+    limits = {
+        "from_id": _or_null(SEQUENCE),
+        "from_date": _or_null(TIME),
+        "to_id": _or_null(SEQUENCE),
+        "to_date": _or_null(TIME),
+    }
     rule: JsonSchema = {
-        "oneOf": [{"required": ["from_id"]}, {"required": ["from_date"]}],
-        "not": {"required": ["to_id", "to_date"]},
+        "oneOf": [_given("from_id"), _given("from_date")],
+        "not": _given("to_id", "to_date"),
     }
     return _either([{**body, **rule} for body in _streams(catalog, limits)])
 
@@ -260,6 +265,15 @@ def _sample(field: Field) -> object:
             return _RING_EXAMPLE
         case _:
             return "1"
+
+
+def _or_null(schema: JsonSchema) -> JsonSchema:
+    """A null is the same as leaving it out."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _given(*names: str) -> JsonSchema:
+    return {"required": list(names), "properties": {name: {"type": "string"} for name in names}}
 
 
 def _operands(operator: str, one: JsonSchema) -> JsonSchema:

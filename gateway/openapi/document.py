@@ -20,6 +20,7 @@ from gateway.openapi.answers import (
     error,
     media,
     parameters,
+    reference,
     schema_paths,
 )
 from gateway.schema.catalog import Catalog
@@ -247,9 +248,9 @@ class _Operations:
         ]
 
     def _stream_answers(self, operation: str) -> JsonSchema:
-        stream = {"schema": {"type": "string"}, "example": _STREAM_EXAMPLE}
+        stream = {"schema": reference("schemas", "ServerSentEvent"), "example": _STREAM_EXAMPLE}
         return {
-            "200": media("The stream.", {"text/event-stream": stream}),
+            "200": media("A stream of such events.", {"text/event-stream": stream}),
             "400": error("The request is not acceptable.", _body_codes(operation.upper())),
             **self._refusals,
             "500": error("The stream could not begin.", ["SSE_STREAM_INITIALIZATION_FAILED"]),
@@ -311,7 +312,7 @@ class _Operations:
                 "200": answer("Removed.", "Deleted"),
                 "400": answer("That is no notification id, or no tenant.", "Deleted", "Error"),
                 **self._refusals,
-                "404": answer("There is no such notification.", "Deleted"),
+                "404": answer("There is no such notification.", "Deleted", "Error"),
                 "500": answer("The log refused.", "Deleted"),
                 **self._unavailable,
             },

@@ -5,7 +5,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -250,27 +251,35 @@ async def test_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
         assert await read(server) == "x"
 
 
+@pytest.fixture
+def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files whose name is short, whatever the tests' own is."""
+    with tempfile.TemporaryDirectory(prefix="ph-", dir="/tmp") as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        yield Path(folder)
+
+
 async def test_long_directory_name_has_its_socket_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, temporary_folder: Path
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     data_dir = tmp_path / ("long" * 30)
     async with EmbeddedServer(data_dir) as server:
         await write(server, "x")
-        assert server.socket_path.parent.parent == tmp_path
-        assert stat.S_IMODE(server.socket_path.parent.stat().st_mode) == 0o700
-    assert choose_socket_path(data_dir) == server.socket_path
+        first = server.socket_path
+        assert first.parent.parent == temporary_folder
+        assert stat.S_IMODE(first.parent.stat().st_mode) == 0o700
+    assert not any(temporary_folder.iterdir())
     async with EmbeddedServer(data_dir) as server:
+        assert server.socket_path == first
         assert await read(server) == "x"
 
 
 def test_socket_is_not_put_into_a_folder_others_can_enter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, temporary_folder: Path
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     data_dir = tmp_path / ("long" * 30)
     choose_socket_path(data_dir).parent.chmod(0o755)
-    with pytest.raises(StoreConfigurationError, match="not a private folder"):
+    with pytest.raises(StoreConfigurationError, match=f"{temporary_folder}.* is not a private"):
         choose_socket_path(data_dir)
 
 

@@ -332,8 +332,7 @@ def test_squares_match_exactly_when_their_boxes_touch(
     one: tuple[int, int, int], other: tuple[int, int, int]
 ) -> None:
     touching = all(
-        one[axis] <= other[axis] + other[2] and other[axis] <= one[axis] + one[2]
-        for axis in (0, 1)
+        one[axis] <= other[axis] + other[2] and other[axis] <= one[axis] + one[2] for axis in (0, 1)
     )
     assert SpatialTest("polygon", square(*one)).matches(*store(polygon=square(*other))) is touching
 

@@ -41,7 +41,7 @@ def test_only_four_characters_are_encoded(text: str, token: str) -> None:
     "token", [b"%", b"%2", b"%zz", b"%2G", b"a%", b"%+1", b"% 1", b"%2%2E", b"%0x", b"%\xc3\xa9"]
 )
 def test_a_broken_escape_is_refused(token: bytes) -> None:
-    with pytest.raises(ValueError, match="hexadecimal|invalid literal"):
+    with pytest.raises(ValueError, match=r"hexadecimal|invalid literal"):
         decode_token(token)
 
 

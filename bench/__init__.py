@@ -1,0 +1,1 @@
+"""Speed, measured: load clients and one module a question. Tests never depend on it."""
