@@ -10,7 +10,6 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
@@ -18,6 +17,7 @@ from gateway import edge
 from gateway.auth import Authenticator, OpenAccess
 from gateway.census import Streams
 from gateway.cloudevent import Renderer
+from gateway.cors import Cors
 from gateway.edge import Edge
 from gateway.errors import ApiError
 from gateway.fanout import Fanout
@@ -62,6 +62,7 @@ class Gateway:
             connection,
             idempotency_window_ms=settings.publish.idempotency_window_sec * 1000,
             on_batch=self.metrics.append_batch.observe,
+            observe_page=lambda: self.metrics.backend("get_batch"),
         )
         self.tail = Tail(
             connection, self.log, on_failure=lambda error: self._on_death("tail", error)
@@ -130,6 +131,8 @@ class Gateway:
                 Exception: edge.on_defect,
             },
         )
+        # A path with a slash too many is unknown: no redirect to where its Host header says.
+        app.router.redirect_slashes = False
         return Edge(
             app,
             metrics=self.metrics,
@@ -158,6 +161,7 @@ class Gateway:
                 version=version("playhead"),
                 auth_mode=settings.auth.mode if settings.auth.enabled else None,
                 metrics=shared_port,
+                metrics_path=settings.metrics.path,
             ),
             homepage=about.Homepage(
                 client_documentation_url=homepage.client_documentation_url,
@@ -167,6 +171,7 @@ class Gateway:
             ),
             static_path=None if static_path is None else Path(static_path),
             metrics=self.metrics if shared_port else None,
+            metrics_path=settings.metrics.path,
         )
 
     def _on_death(self, name: str, error: BaseException) -> None:
@@ -246,7 +251,7 @@ def _cors(settings: Settings) -> list[Middleware]:
         return []
     return [
         Middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=cors.allow_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=_CORS_HEADERS,

@@ -27,6 +27,7 @@ class Streams:
         self._tick = 0
         self._empty = asyncio.Event()
         self._empty.set()
+        self._draining = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -39,6 +40,9 @@ class Streams:
         if stream.limited:
             self._deadlines[stream] = time.monotonic() + self._max_duration_sec
         self._empty.clear()
+        if self._draining:
+            # It was being opened when the others were told. Told once it has begun to send.
+            asyncio.get_running_loop().call_soon(stream.close, "server_shutdown")
 
     def leave(self, stream: EventStreamResponse) -> None:
         slot = self._open.pop(stream, None)
@@ -72,6 +76,7 @@ class Streams:
 
         `on_left` is told how many had to be aborted.
         """
+        self._draining = True
         streams = list(self._open)
         pause = window_sec * _CLOSE_BATCH / max(len(streams), _CLOSE_BATCH)
         for start in range(0, len(streams), _CLOSE_BATCH):

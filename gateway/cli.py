@@ -1,7 +1,6 @@
 """The `playhead` command: serve | publish | watch | replay | check."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,13 +9,13 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Annotated, BinaryIO
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from gateway import logs
 from gateway import settings as configuration
+from gateway.arguments import UsageError, build_notification, build_params
 from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError, Operation
 from gateway.following import Following
 from gateway.ndjson import read_batches
@@ -27,8 +26,7 @@ from gateway.settings import Loaded, SettingsError
 from gateway.terminal import describe_event, drop_output, say, show_progress, write_line
 from store.errors import StoreError
 
-_COMPARISON = re.compile(r"([^<>=!\s][^<>=!]*?)\s*(>=|<=|==|>|<|=)\s*([^=].*)", re.DOTALL)
-_OPERATORS = {">=": ".gte", "<=": ".lte", ">": ".gt", "<": ".lt", "=": "", "==": ""}
+DEFAULT_URL = "http://127.0.0.1:8000"
 
 app = typer.Typer(
     help="Durable Server-Sent Events: watch live, replay the past.",
@@ -68,14 +66,240 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Events as JSON, one a 
 SilenceOption = Annotated[
     float, typer.Option(help="Connect again when nothing came for this many seconds.", min=0.1)
 ]
-DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"playhead {version('playhead')}")
+        raise typer.Exit
 
 
 @app.callback()
-def callback(
+def describe(
     *,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
-    ...
+    """Durable Server-Sent Events: watch live, replay the past."""
+
+
+def _load(config: Path | None, flags: Mapping[str, object]) -> tuple[Loaded, Catalog]:
+    """Settings and schemas, or the sentences that say what is wrong with them and exit status 2."""
+    try:
+        loaded = configuration.load(config, os.environ, flags)
+        read = loaded.settings
+        return loaded, Catalog.parse(read.notification_schema, read.notification_schema_strict)
+    except (SettingsError, SchemaError) as error:
+        print(f"playhead: the configuration cannot be used: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+@app.command()
+def serve(
+    *,
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the embedded server's data.")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="A Redis or Valkey server instead of the embedded one.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    load_example: Annotated[
+        bool, typer.Option(help="Load a recorded week of earthquakes into an empty log.")
+    ] = False,
+) -> None:
+    """Run the gateway."""
+    loaded, catalog = _load(
+        config,
+        {
+            "application.host": host,
+            "application.port": port,
+            "store.data_dir": None if data_dir is None else str(data_dir),
+            "store.url": redis,
+            "logging.level": log_level,
+        },
+    )
+    logging = loaded.settings.logging
+    logs.configure(logging.level, logging.format)
+    try:
+        status = serve_gateway(loaded.settings, catalog, load_example=load_example)
+    except StoreError as error:
+        print(f"playhead: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    raise typer.Exit(status)
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Validate a configuration; print every setting with its value, source and meaning."""
+    loaded, catalog = _load(config, {})
+    table = Table("setting", "value", "source", "meaning", box=None, header_style="bold")
+    for row in configuration.explain(loaded):
+        table.add_row(row.name, row.value, row.source, row.description)
+    Console().print(table)
+    mode = "strict" if catalog.strict else "permissive"
+    names = ", ".join(catalog.event_types) or "none"
+    print(f"\nThe configuration can be used. Event types ({mode}): {names}")
+
+
+@app.command()
+def publish(
+    *,
+    lines: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[-]", help="Publish many: a JSON object a line, from standard input."
+        ),
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Publish many: a JSON object a line, from this file.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Most events of one request.", min=1)] = 500,
+    event_type: Annotated[str | None, typer.Option(help="Publish one event of this type.")] = None,
+    identifier: Annotated[
+        list[str] | None,
+        typer.Option(help="Of the one event: field=text, or field:=JSON. May be given again."),
+    ] = None,
+    payload: Annotated[str | None, typer.Option(help="Of the one event: any JSON.")] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a gateway that is away.", min=0)
+    ] = PATIENCE_SEC,
+    url: UrlOption = DEFAULT_URL,
+    tenant: TenantOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Publish one event, or many from standard input or a file. Sending again stores none twice."""
+    with _reporting():
+        source = _source(lines, file)
+        if (source is None) == (event_type is None):
+            raise UsageError("give either one event, by --event-type, or many, by - or --file")
+        client = Client(url, say=say, tenant=tenant, token=token, patience_sec=patience)
+        with client:
+            if source is None:
+                body = build_notification(event_type or "", identifier or [], payload)
+                write_line(client.publish(body))
+                return
+            if identifier or payload is not None:
+                raise UsageError("--identifier and --payload are for one event, by --event-type")
+            refused = _publish_lines(client, source, batch)
+    raise typer.Exit(1 if refused else 0)
+
+
+@app.command()
+def watch(
+    event_type: Annotated[str, typer.Argument(help="Type of the events.")],
+    *,
+    identifier: IdentifierOption = None,
+    where: WhereOption = None,
+    from_id: FromIdOption = None,
+    from_date: FromDateOption = None,
+    json: JsonOption = False,
+    silence: SilenceOption = SILENCE_SEC,
+    url: UrlOption = DEFAULT_URL,
+    tenant: TenantOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Print events as they come, after those since --from-id or --from-date. Ctrl-C ends it."""
+    with _reporting():
+        limits = {"from_id": from_id, "from_date": from_date}
+        params = build_params(event_type, limits, identifier or [], where or [])
+        with Client(url, say=say, tenant=tenant, token=token, silence_sec=silence) as client:
+            _print_events(client, "watch", params, json)
+
+
+@app.command()
+def replay(
+    event_type: Annotated[str, typer.Argument(help="Type of the events.")],
+    *,
+    identifier: IdentifierOption = None,
+    where: WhereOption = None,
+    from_id: FromIdOption = None,
+    from_date: FromDateOption = None,
+    to_id: Annotated[str | None, typer.Option(help="End with this sequence.")] = None,
+    to_date: Annotated[str | None, typer.Option(help="End at this time.")] = None,
+    json: JsonOption = False,
+    silence: SilenceOption = SILENCE_SEC,
+    url: UrlOption = DEFAULT_URL,
+    tenant: TenantOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Print the events of the past: all that are kept, or those between a start and an end."""
+    with _reporting():
+        limits = {"from_id": from_id, "from_date": from_date, "to_id": to_id, "to_date": to_date}
+        if from_id is None and from_date is None:
+            limits["from_id"] = "0"
+        params = build_params(event_type, limits, identifier or [], where or [])
+        with Client(url, say=say, tenant=tenant, token=token, silence_sec=silence) as client:
+            _print_events(client, "replay", params, json)
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """Failures as one sentence and an exit status."""
+    try:
+        yield
+    except UsageError as error:
+        say(str(error))
+        raise typer.Exit(2) from error
+    except ClientError as error:
+        say(str(error))
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        drop_output()
+        raise typer.Exit(141) from None  # as a shell shows one that SIGPIPE ended
+
+
+def _print_events(
+    client: Client, operation: Operation, params: list[tuple[str, str]], json: bool
+) -> None:
+    for event in Following(client, operation, params).events():
+        write_line(event if json else describe_event(event))
+
+
+def _source(lines: str | None, file: str | None) -> str | None:
+    """Where many events are to be read, `-` for standard input; None for one event by options."""
+    if lines not in (None, "-"):
+        raise UsageError(f"only - may follow publish; for a file: --file {lines}")
+    if lines is not None and file is not None:
+        raise UsageError("give either - or --file, not both")
+    return lines or file
+
+
+def _publish_lines(client: Client, source: str, most_lines: int) -> int:
+    """Publish a file of lines; how many of them were refused."""
+    done = stored = refused = 0
+    with ExitStack() as stack:
+        try:
+            file: BinaryIO = (
+                sys.stdin.buffer if source == "-" else stack.enter_context(Path(source).open("rb"))
+            )
+            about = os.fstat(file.fileno())
+            size = about.st_size if S_ISREG(about.st_mode) else None
+            advance = stack.enter_context(show_progress(size))
+            for batch in read_batches(file, most_lines):
+                refusals = client.publish_many([line.text for line in batch])
+                for each in refusals:
+                    say(f"line {batch[each.index].number}: {each.sentence}")
+                refused += len(refusals)
+                stored += len(batch) - len(refusals)
+                done = batch[-1].number
+                advance(len(batch), sum(len(line.text) + 1 for line in batch))
+        except ClientError as error:
+            raise ClientError(f"{error}; all lines up to {done} were published") from error
+        except OSError as error:
+            raise UsageError(f"cannot read {source}: {error.strerror}") from error
+    write_line(f"published {stored}, refused {refused}")
+    return refused
+
+
+def main() -> None:
+    app()

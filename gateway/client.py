@@ -21,9 +21,9 @@ import msgspec
 # A gateway without other orders sends a heartbeat every 30 s: three of them are missing.
 SILENCE_SEC = 90.0
 PATIENCE_SEC = 300.0
+FIRST_PAUSE_SEC = 0.5
 
 _CONNECT_SEC = 10.0
-_FIRST_PAUSE_SEC = 1.0
 _LONGEST_PAUSE_SEC = 30.0
 _LONGEST_RETRY_AFTER_SEC = 300.0
 # RFC 9110 §15.6, RFC 6585 §4: the next answer may be another one.
@@ -88,6 +88,7 @@ class Client:
         token: str | None = None,
         silence_sec: float = SILENCE_SEC,
         patience_sec: float = PATIENCE_SEC,
+        first_pause_sec: float = FIRST_PAUSE_SEC,
     ) -> None:
         try:
             base = httpx.URL(url)
@@ -103,6 +104,7 @@ class Client:
         self.name = str(base.copy_with(userinfo=b"")).rstrip("/")
         self.say = say
         self._patience_sec = patience_sec
+        self._first_pause_sec = first_pause_sec
         self._reached = False
         self._http = httpx.Client(
             base_url=base,
@@ -149,6 +151,10 @@ class Client:
             "GET", f"api/v1/{operation}", params=httpx.QueryParams(list(params)), headers=headers
         )
 
+    def pauses(self) -> "Pauses":
+        """For one request and its repetitions."""
+        return Pauses(self._first_pause_sec)
+
     def on_answer(self) -> None:
         """Somebody is there: from now on a failure to connect passes."""
         self._reached = True
@@ -166,7 +172,7 @@ class Client:
         """Send until there is an answer that stays; the key makes the gateway store it once."""
         headers = {"Content-Type": content_type, "Idempotency-Key": str(uuid4())}
         deadline = time.monotonic() + self._patience_sec
-        pauses = Pauses()
+        pauses = self.pauses()
         while True:
             try:
                 answer = self._http.post(path, content=body, headers=headers)
@@ -194,8 +200,8 @@ class Client:
 class Pauses:
     """How long to wait before the next attempt: longer each time, and never in step with others."""
 
-    def __init__(self) -> None:
-        self._first_sec = _FIRST_PAUSE_SEC
+    def __init__(self, first_sec: float) -> None:
+        self._first_sec = first_sec
         self._failures = 0
 
     def next_sec(self, answer: httpx.Response | None = None) -> float:

@@ -110,7 +110,7 @@ class Edge:
 
     def _finish(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = scope.get("route")
-        pattern = getattr(route, "path", None) or "unmatched"
+        pattern = getattr(route, "path_format", None) or "unmatched"
         self._metrics.request_finished(pattern, method, status, seconds)
         if self._access_log:
             client = scope.get("client")

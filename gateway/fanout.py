@@ -102,7 +102,7 @@ class Channel:
         self.users: dict[Subscriber, None] = {}
         self.closed = False
         self._groups: dict[str, tuple[Filter, dict[Subscriber, None]]] = {}
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting: dict[asyncio.Future[None], int] = {}
         # Members that the sweep under way has still to serve, and where they stand.
         self._unswept: set[Subscriber] = set()
         self._swept_from = position
@@ -132,8 +132,11 @@ class Channel:
         if self.closed or self.position.sequence >= sequence:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((sequence, future))
-        await future
+        self._waiting[future] = sequence
+        try:
+            await future
+        finally:
+            del self._waiting[future]
 
     async def on_entries(self, entries: Sequence[Entry], position: Position, epoch: bytes) -> None:
         frames = [
@@ -177,15 +180,9 @@ class Channel:
                 subscriber.on_gap(gap)
 
     def _wake(self) -> None:
-        still = []
-        for sequence, future in self._waiting:
-            if future.done():
-                continue
-            if self.closed or self.position.sequence >= sequence:
+        for future, sequence in self._waiting.items():
+            if not future.done() and (self.closed or self.position.sequence >= sequence):
                 future.set_result(None)
-            else:
-                still.append((sequence, future))
-        self._waiting = still
 
     def on_reset(self) -> None:
         self.closed = True
@@ -218,12 +215,6 @@ class Fanout:
     ) -> Channel:
         """Use the stream's channel, which follows the log from this position or an earlier one."""
         channel = self._channels.get(stream)
-        if channel is not None and channel.epoch and epoch and channel.epoch != epoch:
-            # The log was destroyed and made anew before the tail could notice.
-            self._tail.leave(stream)
-            del self._channels[stream]
-            channel.on_reset()
-            channel = None
         if channel is None or channel.closed:
             ring = Ring(position.sequence, self._ring_events, self._ring_bytes)
             channel = self._channels[stream] = Channel(position, epoch, ring)
@@ -236,6 +227,13 @@ class Fanout:
                 raise
         channel.users[subscriber] = None
         return channel
+
+    def retire(self, stream: StreamKey, channel: Channel) -> None:
+        """Close a channel whose log was destroyed before the tail could notice."""
+        if self._channels.get(stream) is channel:
+            self._tail.leave(stream)
+            del self._channels[stream]
+            channel.on_reset()
 
     def detach(self, stream: StreamKey, subscriber: Subscriber, channel: Channel) -> None:
         channel.users.pop(subscriber, None)

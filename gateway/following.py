@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 import httpx
 import msgspec
 
-from gateway.client import PASSING, Client, ClientError, Operation, Pauses, describe_refusal
+from gateway.client import PASSING, Client, ClientError, Operation, describe_refusal
 from gateway.eventsource import EventStreamParser, Message
 
 
@@ -43,7 +43,7 @@ class Following:
         self._client = client
         self._operation: Operation = operation
         self._params = list(params)
-        self._pauses = Pauses()
+        self._pauses = client.pauses()
         self._cursor = ""
         self._end_sequence: int | None = None
         self._opened = False

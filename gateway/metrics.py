@@ -143,11 +143,6 @@ class Metrics:
         self._backend_calls[_BACKEND, operation, outcome].inc()
         self._backend_seconds[_BACKEND, operation, outcome].observe(seconds)
 
-    def set_log_position(self, event_type: str, sequence: int) -> None:
-        """The newest sequence seen in the default tenant's log of an event type of the schema."""
-        if event_type in self._event_types:
-            self._log_positions[event_type,].set(sequence)
-
     def set_durability(self, durability: Mapping[str, object]) -> None:
         """What an acknowledgement of the log's server is worth."""
         self._durability.info({name: str(value) for name, value in durability.items()})
@@ -258,13 +253,6 @@ class Metrics:
                 *("backend", "operation", "outcome"),
             )
         )
-        self._log_positions = _Children(
-            self._gauge(
-                "log_position",
-                "Newest sequence seen in the default tenant's log.",
-                "event_type",
-            )
-        )
         self._durability = Info(
             "playhead_durability",
             "What an acknowledgement of the log's server is worth.",
@@ -275,9 +263,6 @@ class Metrics:
         )
         self.tail_lag = self._gauge(
             "tail_lag_seconds", "Age of what the tail has read, when it read it."
-        )
-        self.ring_evictions = self._counter(
-            "ring_evictions_total", "Frames dropped from the ring of recent frames for room."
         )
         self.catch_ups = self._counter(
             "catch_ups_total", "Times a stream fell behind the ring and was read from the log."

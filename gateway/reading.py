@@ -60,7 +60,10 @@ async def resolve(log: EventLog, stream: StreamKey, query: Query, cursor: Cursor
             gap = Gap(GapReason.EXPIRED, wanted, head.first_available)
         after = await _before(log, stream, head, max(wanted, head.floor + 1))
     elif isinstance(query.start, FromTime):
-        after = await log.before_time(stream, query.start.ms) or head.last
+        found = await log.before_time(stream, query.start.ms)
+        # What was appended since the head was read is live, whatever its time.
+        behind = found is None or found.sequence >= head.last.sequence
+        after = head.last if behind else found
     until, end_sequence = await _end(log, stream, query, head)
     return Reading(head, after, until, end_sequence, gap)
 
@@ -79,7 +82,11 @@ def _cursor_gap(head: Head, cursor: Cursor) -> Gap | None:
 async def _before(log: EventLog, stream: StreamKey, head: Head, sequence: int) -> Position:
     if sequence > head.last.sequence:
         return head.last
-    return await log.before_sequence(stream, sequence) or head.last
+    found = await log.before_sequence(stream, sequence)
+    ms = head.last.ms if found is None else min(found.ms, head.last.ms)
+    # Just before the sequence asked for, kept or not: what a trim takes between the two look-ups is
+    # then found missing by the reading, and told.
+    return Position(ms, sequence - 1)
 
 
 async def _end(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import shlex
 import signal
 from collections.abc import Iterator
@@ -31,8 +32,16 @@ def serve(settings: Settings, catalog: Catalog, *, load_example: bool) -> int:
 
     Raises StoreConfigurationError or StoreUnavailable when it cannot start.
     """
+    _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, catalog, load_example))
+
+
+def _raise_descriptor_limit() -> None:
+    """To the hard limit: a stream is a descriptor, and the usual soft limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS calls it endless and takes no such number
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: Settings, catalog: Catalog, load_example: bool) -> int:

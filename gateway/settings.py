@@ -28,6 +28,10 @@ __all__ = ["Loaded", "Row", "Settings", "SettingsError", "explain", "load"]
 
 PREFIX = "PLAYHEAD_"
 CONFIG_VARIABLE = "PLAYHEAD_CONFIG"
+# Of `playhead publish`, `watch` and `replay`, which may run where a gateway does.
+URL_VARIABLE = "PLAYHEAD_URL"
+TOKEN_VARIABLE = "PLAYHEAD_TOKEN"  # noqa: S105 - the variable's name
+_NO_SETTINGS = {CONFIG_VARIABLE, URL_VARIABLE, TOKEN_VARIABLE}
 # What Kubernetes puts into every pod beside a service that is called `playhead`.
 _SERVICE_LINK = re.compile(r"PLAYHEAD_(SERVICE_(HOST|PORT\w*)=.*|PORT=\w+://.*|PORT_\d+_\w+=.*)")
 _REMOVED = {
@@ -70,7 +74,7 @@ def load(config: Path | None, environ: Mapping[str, str], flags: Mapping[str, ob
     variables = {
         key: value
         for key, value in environ.items()
-        if key != CONFIG_VARIABLE and not _SERVICE_LINK.fullmatch(f"{key}={value}")
+        if key not in _NO_SETTINGS and not _SERVICE_LINK.fullmatch(f"{key}={value}")
     }
     unknown = [name for name in flags if name not in leaves(Settings)]
     problems += [f"flag {name} is not a setting" for name in unknown]

@@ -49,9 +49,12 @@ def event_frames(name: bytes, entries: Sequence[Entry], epoch: bytes, match: Mat
     ]
 
 
-def cursor(position: Position, epoch: bytes) -> str | None:
-    """The `id:` of a position, ``<sequence>-<epoch>``; None for a log that does not exist yet."""
-    return f"{position.sequence}-{epoch.decode()}" if epoch else None
+def cursor(position: Position, epoch: bytes) -> str:
+    """The `id:` of a position, ``<sequence>-<epoch>``; ``0`` for a log that does not exist yet.
+
+    Without one, who waits for the first event of all would miss it if the connection broke.
+    """
+    return f"{position.sequence}-{epoch.decode()}" if epoch else str(position.sequence)
 
 
 def timestamp(now: datetime | None = None) -> str:

@@ -6,6 +6,7 @@ When it cannot take bytes, or reads history, a task of its own reads the log fro
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass
@@ -115,6 +116,7 @@ class EventStreamResponse(EventSourceResponse):
             _no_content(),
             ping=0,
             headers={
+                "Content-Type": "text/event-stream",  # else Starlette adds a charset
                 "Cache-Control": "no-cache, no-transform",
                 "Access-Control-Allow-Origin": "*",
             },
@@ -157,7 +159,7 @@ class EventStreamResponse(EventSourceResponse):
         with self._lifetime():
             self._census.enter(self)
             try:
-                self._start_task(self._open())
+                self._start_task(self._open)
                 while (await receive())["type"] != "http.disconnect":
                     pass
             finally:
@@ -173,12 +175,13 @@ class EventStreamResponse(EventSourceResponse):
             self._fanout.detach(self._plan.stream, self, self._channel)
             self._channel = None
 
-    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        # Not a coroutine yet: one that is cancelled before its first step is never awaited.
         self._task = asyncio.create_task(self._guard(work))
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception:
             # A defect must end this stream audibly and leave the others alone.
             logger.exception("stream_failed", request_id=self._plan.request_id)
@@ -206,7 +209,7 @@ class EventStreamResponse(EventSourceResponse):
         self._position, self._epoch = channel.place_of(self), channel.epoch
         channel.part(self, self._plan.match)
         self._fanout.on_catch_up()
-        self._start_task(self._catch_up())
+        self._start_task(self._catch_up)
         return False
 
     def _drive(self, body: bytes, *, more: bool) -> bool:
@@ -244,7 +247,9 @@ class EventStreamResponse(EventSourceResponse):
         return self._task is None and not self._ended
 
     def beat(self) -> None:
-        """A heartbeat is due."""
+        """A heartbeat is due. A replay has none: it ends by itself."""
+        if not self._plan.watch:
+            return
         if not self.live:
             self._heartbeat_due = True
         elif self._channel is not None:
@@ -263,7 +268,7 @@ class EventStreamResponse(EventSourceResponse):
         self._closing = reason
         if self.live:
             self._leave_channel()  # else the sweep could write after the closing frame
-            self._start_task(self._finish(reason))
+            self._start_task(partial(self._finish, reason))
 
     def stalled(self, passed_sec: float) -> bool:
         """Asked regularly: has the client taken no byte for the send timeout?"""
@@ -341,7 +346,7 @@ class EventStreamResponse(EventSourceResponse):
 
         Not patient: after `backend_patience_sec` without an answer the stream ends with an error.
         """
-        lost_sec, delay = 0.0, _RETRY_SEC[0]
+        heard, delay = time.monotonic(), _RETRY_SEC[0]
         while self._position < until:
             pages = self._log.range(
                 self._plan.stream,
@@ -353,12 +358,16 @@ class EventStreamResponse(EventSourceResponse):
             try:
                 async with aclosing(pages):
                     async for page in pages:
-                        lost_sec, delay = 0.0, _RETRY_SEC[0]
+                        reset = page.gap is not None and page.gap.reason is GapReason.RESET
+                        if not reset:
+                            # Before the page is sent: a heartbeat that leaves with it tells this.
+                            self._position = page.position
                         yield page
-                        self._position = page.position
-                        if page.gap is not None and page.gap.reason is GapReason.RESET:
+                        if reset:
                             return
+                        heard, delay = time.monotonic(), _RETRY_SEC[0]
             except StoreUnavailable as error:
+                lost_sec = time.monotonic() - heard
                 if not patient and lost_sec >= self._limits.backend_patience_sec:
                     await self._give_up(error)
                     return
@@ -369,7 +378,7 @@ class EventStreamResponse(EventSourceResponse):
                     return
                 pause = delay * random.uniform(0.5, 1.5)  # noqa: S311 - spread, no secret
                 await asyncio.sleep(pause)
-                lost_sec, delay = lost_sec + pause, min(delay * 2, _RETRY_SEC[1])
+                delay = min(delay * 2, _RETRY_SEC[1])
 
     async def _give_up(self, error: StoreError) -> None:
         self._on_error()
@@ -388,12 +397,11 @@ class EventStreamResponse(EventSourceResponse):
         self._reset = True
         if self.live:
             if self._channel is not None:
-                self._position = self._channel.place_of(self)
-            self._start_task(self._catch_up())
+                self._position, self._epoch = self._channel.place_of(self), self._channel.epoch
+            self._start_task(self._catch_up)
 
     async def _catch_up(self) -> None:
         """From the own position to the newest event, by ring or log; then the sweep takes over."""
-        plan = self._plan
         while not self._ended:
             if self._blocked is not None:
                 blocked, self._blocked = self._blocked, None
@@ -401,33 +409,53 @@ class EventStreamResponse(EventSourceResponse):
             if self._closing is not None:
                 await self._finish(self._closing)
                 return
-            if self._reset:
-                await self._reopen()
-            channel = await self._attached()
             if self._heartbeat_due:
                 await self._write(self._heartbeat())
-            elif channel.join(self, plan.match, self._position.sequence):
-                return
-            elif self._position > channel.position:
-                # Looked at again now and then, for a heartbeat or the end of the stream.
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_RETRY_SEC[1]):
-                        await channel.reached(self._position.sequence)
-            else:
-                await self._forward(channel)
+            try:
+                if await self._approach():
+                    return
+            except StoreUnavailable:
+                await asyncio.sleep(random.uniform(*_RETRY_SEC))  # noqa: S311 - spread, no secret
 
-    async def _attached(self) -> Channel:
+    async def _approach(self) -> bool:
+        """One step towards the newest event. True when the sweep has taken over."""
+        if self._reset:
+            await self._reopen()
         if self._channel is None:
             self._channel = await self._fanout.attach(
                 self._plan.stream, self, self._position, self._epoch
             )
-        return self._channel
+        channel = self._channel
+        if channel.epoch not in (b"", self._epoch):
+            await self._reconcile(channel)
+        elif self._heartbeat_due:
+            return False
+        elif channel.join(self, self._plan.match, self._position.sequence):
+            return True
+        elif self._position > channel.position:
+            # Looked at again now and then, for a heartbeat or the end of the stream.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_SEC[1]):
+                    await channel.reached(self._position.sequence)
+        else:
+            await self._forward(channel)
+        return False
+
+    async def _reconcile(self, channel: Channel) -> None:
+        """This stream and its channel know the log by two epochs: the server says who is behind."""
+        head = await self._log.head(self._plan.stream)
+        if head.epoch != channel.epoch:
+            self._leave_channel()
+            self._fanout.retire(self._plan.stream, channel)
+        if self._epoch and self._epoch != head.epoch:
+            self._reset = True
+        elif head.epoch == channel.epoch:
+            # Opened before there was a log, which came into being since.
+            self._epoch = channel.epoch
 
     async def _forward(self, channel: Channel) -> None:
         """Send what lies between the own position and the channel's, or the next part of it."""
         plan = self._plan
-        # A log that came into being after this stream was opened has its epoch since then.
-        self._epoch = self._epoch or channel.epoch
         found = channel.ring.after(self._position, plan.match, CATCH_UP_BYTES)
         if found is not None:
             frames, self._position = found
@@ -453,14 +481,7 @@ class EventStreamResponse(EventSourceResponse):
 
     async def _reopen(self) -> None:
         """Tell that the log is another one and start at its first event."""
-        delay = _RETRY_SEC[0]
-        while True:
-            try:
-                head = await self._log.head(self._plan.stream)
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, _RETRY_SEC[1])
+        head = await self._log.head(self._plan.stream)
         self._reset = False
         self._leave_channel()
         gap = Gap(GapReason.RESET, self._position.sequence + 1, head.first_available)

@@ -179,14 +179,9 @@ class Connection:
                     await self._client.initialize()
                 for node in self._nodes():
                     await self._check(node, where)
-        except AuthenticationError as error:
-            raise StoreConfigurationError(
-                f"{where} wants other credentials: {error}; put user and password into the address"
-            ) from error
-        except NoPermissionError as error:
-            raise StoreConfigurationError(
-                f"{where} denies a command to this user: {error}; allow it with ACL SETUSER"
-            ) from error
+            await self._load()
+        except StoreConfigurationError:
+            raise
         except StoreUnavailable as error:
             if isinstance(error.__cause__, AuthenticationError):
                 raise StoreConfigurationError(
@@ -197,7 +192,12 @@ class Connection:
                 f"no Redis or Valkey server answers at {where}: {error.__cause__}; "
                 "start one there or give another address"
             ) from error
-        await self._load()
+        except StoreError as error:
+            denied = isinstance(error.__cause__, NoPermissionError)
+            advice = "allow it with ACL SETUSER" if denied else "Playhead needs Redis 7.0 or Valkey"
+            raise StoreConfigurationError(
+                f"{where} refuses a command: {error.__cause__}; {advice}"
+            ) from error
 
     def _nodes(self) -> Sequence[ClusterNode | None]:
         return self._client.get_primaries() if self.cluster else (None,)

@@ -250,15 +250,20 @@ local function trim(keys, args)
   return removed
 end
 
--- confirm(log, meta | ms, sequence) -> epoch. Asked after a lost connection by a reader that stood
--- at this position: when the log no longer reaches it, or holds another event in that place (a
--- failover lost writes), the epoch changes, so that every cursor of the lost history is told. O(log n).
+-- confirm(log, meta | ms, sequence, epoch) -> epoch. Asked after a lost connection by a reader that
+-- stood at this position: when the log no longer reaches it, or holds another event in that place (a
+-- failover lost writes), the epoch changes, so that every cursor of the lost history is told. One loss
+-- is one new epoch, however many readers come to ask. O(log n).
 local function confirm(keys, args)
   local log, meta = keys[1], keys[2]
-  local ms, sequence = number(args[1]), number(args[2])
+  local ms, sequence, known = number(args[1]), number(args[2]), args[3]
   local last_ms, last_sequence = last_position(log)
   if last_sequence == 0 then
     return ''
+  end
+  local current = redis.call('HGET', meta, 'epoch')
+  if current and current ~= known then
+    return current
   end
   local diverged = last_sequence < sequence or (last_sequence == sequence and last_ms ~= ms)
   if not diverged then
@@ -274,7 +279,7 @@ local function confirm(keys, args)
     redis.call('HSET', meta, 'floor', floor or 0)
     return epoch
   end
-  return redis.call('HGET', meta, 'epoch') or start_epoch(meta)
+  return current or start_epoch(meta)
 end
 
 redis.register_function('append_@DIGEST@', append)

@@ -6,6 +6,7 @@ reader gets every entry after its position once, in order, or is told of the gap
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -66,12 +67,15 @@ class EventLog:
         *,
         idempotency_window_ms: int,
         on_batch: Callable[[int], None] = lambda size: None,
+        observe_page: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._connection = connection
         self._window_ms = idempotency_window_ms
         self._on_batch = on_batch
+        self._observe_page = observe_page
         self._lanes: dict[StreamKey, _Lane] = {}
-        self._registered: set[StreamKey] = set()
+        # Streams whose names are on the server's lists, with the epoch that was last appended to.
+        self._registered: dict[StreamKey, bytes] = {}
 
     # -- writing
 
@@ -85,7 +89,11 @@ class EventLog:
         """
         if not drafts:
             return []
-        await self._register(stream)
+        try:
+            if stream not in self._registered:
+                await self._register(stream)
+        except StoreError as error:
+            return [error] * len(drafts)
         lane = self._lanes.get(stream)
         if lane is None or lane.envelope != envelope:
             lane = self._lanes[stream] = _Lane(envelope)
@@ -100,15 +108,23 @@ class EventLog:
         return list(await asyncio.gather(*futures))
 
     async def _register(self, stream: StreamKey) -> None:
-        if stream in self._registered:
-            return
         # Before the first append: a crash in between leaves a name without a log, never a log
         # that retention and wipe do not know.
         await self._connection.execute("SADD", streams_key(stream.tenant), stream.event_type)
         await self._connection.execute("SADD", TENANTS_KEY, stream.tenant)
-        self._registered.add(stream)
+        self._registered[stream] = b""
+
+    async def _note_epoch(self, stream: StreamKey, epoch: bytes) -> None:
+        """A log that was made anew may have lost its place on the lists too (FLUSHALL)."""
+        if self._registered.get(stream, epoch) not in (b"", epoch):
+            del self._registered[stream]  # so that the next append tries again if this fails
+            with suppress(StoreError):
+                await self._register(stream)
+        if stream in self._registered:
+            self._registered[stream] = epoch
 
     async def _drain(self, stream: StreamKey, lane: _Lane) -> None:
+        batch: list[tuple[Draft, asyncio.Future[Outcome]]] = []
         try:
             while lane.waiting:
                 batch = _cut(lane.waiting)
@@ -123,7 +139,7 @@ class EventLog:
                         future.set_result(outcome)
         finally:
             # Reached early only by cancellation or a defect: nobody may wait for ever.
-            for _, future in lane.waiting:
+            for _, future in (*batch, *lane.waiting):
                 future.cancel()
             lane.task = None
             if self._lanes.get(stream) is lane:
@@ -150,6 +166,7 @@ class EventLog:
         reply = await self._connection.call("append", _keys(stream), *args)
         self._on_batch(len(drafts))
         epoch: bytes = reply[0]
+        await self._note_epoch(stream, epoch)
         outcomes: list[Outcome] = []
         for status, ms, sequence in zip(reply[1::3], reply[2::3], reply[3::3], strict=True):
             if status in _REFUSALS:
@@ -203,15 +220,15 @@ class EventLog:
         entries = await self._connection.execute("XREVRANGE", log_key(stream), ms, "-", "COUNT", 1)
         return Position.parse(entries[0][0]) if entries else None
 
-    async def confirm(self, stream: StreamKey, position: Position) -> bytes:
-        """The epoch, changed if the log no longer holds the history this position was read from.
+    async def confirm(self, stream: StreamKey, position: Position, epoch: bytes) -> bytes:
+        """The epoch, another than this one if the log lost the history the position was read from.
 
-        The position must be an entry's own, not one between entries.
+        The position must be an entry's own, not one between entries. Empty: there is no log.
         """
-        epoch: bytes = await self._connection.call(
-            "confirm", _keys(stream), position.ms, position.sequence
+        current: bytes = await self._connection.call(
+            "confirm", _keys(stream), position.ms, position.sequence, epoch
         )
-        return epoch
+        return current
 
     async def streams(self, tenant: str) -> list[str]:
         """The event types that this tenant has logs of, sorted."""
@@ -260,13 +277,16 @@ class EventLog:
     ) -> Page:
         if after >= until:
             return Page((), until, epoch)
-        # The floor is read after the entries: a trim that took some of them is then seen.
+        # The floor is read after the entries: a trim that took some of them is then seen. The epoch
+        # outlives a log that was destroyed until it is made anew: an empty page would look complete.
         entries: Sequence[Entry]
-        entries, (now_epoch, floor) = await self._connection.pipeline(
-            ("XRANGE", log_key(stream), b"(" + after.entry_id, until.entry_id, "COUNT", count),
-            ("HMGET", meta_key(stream), "epoch", "floor"),
-        )
-        now_epoch = now_epoch or b""
+        with self._observe_page():
+            entries, exists, (now_epoch, floor) = await self._connection.pipeline(
+                ("XRANGE", log_key(stream), b"(" + after.entry_id, until.entry_id, "COUNT", count),
+                ("EXISTS", log_key(stream)),
+                ("HMGET", meta_key(stream), "epoch", "floor"),
+            )
+        now_epoch = (now_epoch or b"") if exists else b""
         if now_epoch != epoch:
             return Page((), until, now_epoch, Gap(GapReason.RESET, after.sequence + 1, 1))
         position = until if len(entries) < count else Position.parse(entries[-1][0])

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from store.errors import StoreError
+from store.errors import StoreError, StoreUnavailable
 from store.event import Retention, StreamKey
 from store.log import EventLog
 
@@ -36,6 +36,15 @@ class Retainer:
         for tenant in await self._log.tenants():
             for event_type in await self._log.streams(tenant):
                 retention = self._retentions.get(event_type)
-                if retention is not None:
+                if retention is None:
+                    continue
+                try:
                     removed += await self._log.trim(StreamKey(tenant, event_type), retention)
+                except StoreUnavailable:
+                    raise
+                except StoreError as error:
+                    # One log that cannot be trimmed must not keep the others from it.
+                    logger.warning(
+                        "retention_failed", tenant=tenant, event_type=event_type, error=str(error)
+                    )
         return removed

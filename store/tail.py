@@ -56,6 +56,7 @@ class Tail:
         self._log = log
         self._on_failure = on_failure
         self._readers: dict[int, _Reader] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def follow(
         self, stream: StreamKey, position: Position, epoch: bytes, listener: Listener
@@ -75,8 +76,11 @@ class Tail:
             return
         reader.remove(stream)
         if reader.idle:
-            reader.stop()
             del self._readers[group]
+            # Kept until it has ended: a task that nobody holds may be collected before.
+            stopping = reader.stop()
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
 
     def lag_ms(self) -> int:
         """How long ago the slowest reader last heard from its server, over its waiting time."""
@@ -86,7 +90,7 @@ class Tail:
     async def close(self) -> None:
         tasks = [reader.stop() for reader in self._readers.values()]
         self._readers.clear()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._stopping, return_exceptions=True)
 
 
 class _Followed:
@@ -184,7 +188,7 @@ class _Reader:
     async def _confirm(self) -> None:
         """After a (re)connect: is what we read still the history? A failover can lose writes."""
         for stream, followed in list(self._streams.items()):
-            epoch = await self._log.confirm(stream, followed.position)
+            epoch = await self._log.confirm(stream, followed.position, followed.epoch)
             if not followed.epoch:
                 # Followed before it existed: it was made meanwhile, not made anew.
                 followed.epoch = epoch
@@ -227,6 +231,10 @@ class _Reader:
             head = await self._log.head(stream)
             # A log that did not exist when it was followed has its epoch from its first entry on.
             followed.epoch = followed.epoch or head.epoch
+            if not head.epoch or head.epoch != followed.epoch:
+                # Destroyed and made anew, and its numbers are past ours already.
+                self._reset(stream, followed)
+                return
             if head.floor >= expected and first > expected:
                 followed.listener.on_gap(Gap(GapReason.EXPIRED, expected, first))
         followed.position = Position.parse(entries[-1][0])

@@ -87,7 +87,8 @@ def notification(catalog: Catalog, *, bulk_item: bool = False) -> JsonSchema:
             "payload": {"not": {"type": "null"}} if payload else {},
             **more,
         }
-        variants.append(_object(properties, ["event_type", "identifier", *payload]))
+        body = _object(properties, ["event_type", "identifier", *payload])
+        variants.append({"title": schema.event_type, **body})
     return _either(variants + _without_schema(catalog, {"payload": {}, **more}))
 
 
@@ -113,21 +114,29 @@ def replay(catalog: Catalog) -> JsonSchema:
     return _either([{**body, **rule} for body in _streams(catalog, limits)])
 
 
-def example(catalog: Catalog, more: Mapping[str, object], *, stored: bool = False) -> JsonSchema:
-    """A body that the gateway takes: of the first configured event type, or of no schema.
+def examples(
+    catalog: Catalog, more: Mapping[str, object], *, stored: bool = False
+) -> dict[str, JsonSchema]:
+    """A body that the gateway takes for each event type.
 
     ``stored``: an event to publish, which has all fields; else a stream of what must be given.
     """
+    found: dict[str, JsonSchema] = {}
     for schema in _schemas(catalog):
         identifier: JsonSchema = {}
         for name, field in schema.fields.items():
-            if stored or field.required:
-                cloud = not stored and name == "point_cloud"
-                identifier["polygon" if cloud else name] = (
-                    _RING_EXAMPLE if cloud else _sample(field)
-                )
-        return {"event_type": schema.event_type, "identifier": identifier, **more}
-    return {"event_type": "greeting", "identifier": {"language": "en"}, **more}
+            if not stored and not field.required:
+                continue
+            if not stored and name == "point_cloud":
+                identifier["polygon"] = _RING_EXAMPLE
+            else:
+                identifier[name] = _sample(field)
+        body = {"event_type": schema.event_type, "identifier": identifier, **more}
+        found[schema.event_type] = body
+    if not catalog.strict or not found:
+        body = {"event_type": "greeting", "identifier": {"language": "en"}, **more}
+        found.setdefault("greeting", body)
+    return found
 
 
 def parameter_names(catalog: Catalog) -> list[str]:
@@ -158,7 +167,8 @@ def _streams(catalog: Catalog, positions: Mapping[str, object]) -> list[JsonSche
             "identifier": _asked_identifier(schema),
             **positions,
         }
-        variants.append(_object(properties, ["event_type", "identifier"]))
+        body = _object(properties, ["event_type", "identifier"])
+        variants.append({"title": schema.event_type, **body})
     return variants + _without_schema(catalog, positions)
 
 
@@ -175,7 +185,8 @@ def _without_schema(catalog: Catalog, more: Mapping[str, object]) -> list[JsonSc
         "propertyNames": {"not": {"enum": ["point", "polygon", "point_cloud"]}},
     }
     properties: JsonSchema = {"event_type": name, "identifier": identifier, **more}
-    return [_object(properties, ["event_type", "identifier"])]
+    body = _object(properties, ["event_type", "identifier"])
+    return [{"title": "an event type without a schema", **body}]
 
 
 def _asked_identifier(schema: EventSchema) -> JsonSchema:
@@ -261,8 +272,10 @@ def _sample(field: Field) -> object:
             return "2026-02-25"
         case TimeHandler():
             return "12:00"
-        case PolygonHandler() | PointCloudHandler():
+        case PolygonHandler():
             return _RING_EXAMPLE
+        case PointCloudHandler():
+            return _RING_EXAMPLE[:1]
         case _:
             return "1"
 

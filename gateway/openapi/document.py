@@ -4,6 +4,7 @@ Built once at start from the configured event types, so that a client, or a fuzz
 this gateway takes and no others. Statuses are only those that a request can really meet.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from gateway.openapi import bodies
@@ -31,6 +32,7 @@ A stream is a `text/event-stream`. Its first frame says what it is (`connection_
 `replay_started`), notifications are CloudEvents, its last frame is `connection-closing`.
 Every answer carries `X-Request-ID`; errors carry the same value as `request_id`."""
 
+_PAYLOAD = {"payload": {"note": "hello"}}
 _STREAM_EXAMPLE = """event: replay-control
 data: {"batch_size":100,"type":"replay_started"}
 
@@ -121,14 +123,14 @@ class _Operations:
 
     def publish(self) -> JsonSchema:
         schema = bodies.notification(self._catalog)
-        example = bodies.example(self._catalog, {"payload": {"note": "hello"}}, stored=True)
+        examples = bodies.examples(self._catalog, _PAYLOAD, stored=True)
         return {
             "operationId": "publish",
             "tags": ["publish"],
             "summary": "Publish one event",
             "description": "Answered when the event is stored.",
             "parameters": parameters("TenantId", "IdempotencyKey"),
-            "requestBody": body({JSON: {"schema": schema, "example": example}}),
+            "requestBody": body({JSON: {"schema": schema, "examples": _named(examples)}}),
             **self._security(optional=True),
             "responses": {
                 "200": answer("Stored.", "Published"),
@@ -146,7 +148,8 @@ class _Operations:
 
     def publish_many(self) -> JsonSchema:
         item = bodies.notification(self._catalog, bulk_item=True)
-        example = bodies.example(self._catalog, {"payload": {"note": "hello"}}, stored=True)
+        examples = bodies.examples(self._catalog, _PAYLOAD, stored=True)
+        arrays = {name: {"value": [example]} for name, example in examples.items()}
         return {
             "operationId": "publishMany",
             "tags": ["publish"],
@@ -157,7 +160,7 @@ class _Operations:
             "parameters": parameters("TenantId", "IdempotencyKey"),
             "requestBody": body(
                 {
-                    JSON: {"schema": {"type": "array", "items": item}, "example": [example]},
+                    JSON: {"schema": {"type": "array", "items": item}, "examples": arrays},
                     "application/x-ndjson": {"schema": {"type": "string"}},
                 }
             ),
@@ -165,8 +168,13 @@ class _Operations:
             "responses": {
                 "200": answer("A result per item.", "PublishedMany"),
                 "400": error(
-                    "The body is no array or lines of JSON, or has too many items.",
-                    ["INVALID_JSON", "INVALID_NOTIFICATION_REQUEST", *TENANT_CODES],
+                    "The body is no array and no lines of JSON.",
+                    [
+                        "INVALID_JSON",
+                        "INVALID_REQUEST_SHAPE",
+                        "INVALID_NOTIFICATION_REQUEST",
+                        *TENANT_CODES,
+                    ],
                 ),
                 **self._refusals,
                 "413": _TOO_LARGE,
@@ -181,7 +189,7 @@ class _Operations:
             "Watch live, or history and then live",
             {
                 "schema": bodies.watch(self._catalog),
-                "example": bodies.example(self._catalog, {}),
+                "examples": _named(bodies.examples(self._catalog, {})),
             },
         )
 
@@ -194,7 +202,7 @@ class _Operations:
             "Replay history and close",
             {
                 "schema": bodies.replay(self._catalog),
-                "example": bodies.example(self._catalog, {"from_id": "1"}),
+                "examples": _named(bodies.examples(self._catalog, {"from_id": "1"})),
             },
         )
 
@@ -327,6 +335,10 @@ class _Operations:
 
 
 _TOO_LARGE = error("The body is too large.", ["BODY_TOO_LARGE"])
+
+
+def _named(examples: Mapping[str, JsonSchema]) -> JsonSchema:
+    return {name: {"value": example} for name, example in examples.items()}
 
 
 def _not_now(*codes: str) -> JsonSchema:

@@ -16,7 +16,8 @@ from gateway.metrics import Metrics
 from gateway.routes.request import invalid, read_body, refused, unavailable
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
-from gateway.schema.query import Publication, parse, publication
+from gateway.schema.jsontext import find_json_fault
+from gateway.schema.query import parse, publication
 from store.errors import StoreError, StoreUnavailable
 from store.event import Appended, Draft, Refusal, StreamKey
 from store.log import EventLog, Outcome
@@ -24,6 +25,8 @@ from store.log import EventLog, Outcome
 _KEY_LENGTH = 255
 # A large request gives the loop back after so many items (about 20 us each).
 _ITEMS_BEFORE_YIELD = 200
+
+_LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
 _encode = msgspec.json.Encoder().encode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -106,8 +109,10 @@ class Publishing:
         key = _idempotency_key(request)
         items = _split(body, request.headers.get("content-type", ""))
         if len(items) > self._bulk_items:
-            raise invalid(
-                "notification",
+            raise ApiError(
+                413,
+                "BODY_TOO_LARGE",
+                "Request Body Too Large",
                 f"A request may have {self._bulk_items} notifications, got: {len(items)}",
             )
         user = await self._access.authenticate(request.headers)
@@ -117,13 +122,18 @@ class Publishing:
         for index, item in enumerate(items):
             if index % _ITEMS_BEFORE_YIELD == _ITEMS_BEFORE_YIELD - 1:
                 await asyncio.sleep(0)
+            event_type: str | None = None
             try:
-                published = self._admit(item, user)
+                parsed = parse(item, "notification", self._catalog, bulk_item=True)
+                event_type = parsed.event_type
+                self._require_write(user, event_type)
+                published = publication(parsed, self._catalog)
             except (Rejected, ApiError) as error:
-                self._metrics.notifications(None, "rejected").inc()
+                self._metrics.notifications(event_type, "rejected").inc()
                 results[index] = _failed(_answer_to(error))
                 continue
-            item_key = None if key is None else f"{key} {index}"
+            # No key of a single publish has a line break: the two never meet.
+            item_key = None if key is None else f"{key}\n{index}"
             draft = self._renderer.draft(published, item_key)
             groups.setdefault(published.event_type, []).append((index, draft))
         lost = await self._append_groups(tenant, groups, results)
@@ -146,11 +156,6 @@ class Publishing:
                 extra=summary,
             )
         return _json({"status": "partial" if rejected else "success", **summary})
-
-    def _admit(self, item: bytes, user: User | None) -> Publication:
-        parsed = parse(item, "notification", self._catalog, bulk_item=True)
-        self._require_write(user, parsed.event_type)
-        return publication(parsed, self._catalog)
 
     async def _append_groups(
         self,
@@ -188,16 +193,25 @@ class Publishing:
 
 
 def _split(body: bytes, content_type: str) -> list[bytes]:
-    """The items of a JSON array, or of newline-delimited JSON."""
+    """The items of a JSON array, or of newline-delimited JSON, which need not be labelled so."""
     media_type = content_type.partition(";")[0].strip().lower()
-    lines = media_type in ("application/x-ndjson", "application/ndjson", "application/jsonl")
-    if lines or not body.lstrip().startswith(b"["):
+    start = body.lstrip()[:1]
+    if start == b"{" or media_type in _LINES:
         return [line for line in body.split(b"\n") if line.strip()]
-    try:
-        return [bytes(item) for item in _decode_array(body)]
-    except (msgspec.DecodeError, RecursionError) as error:
-        message = f"JSON parsing failed: {error}"
-        raise refused(Rejected("INVALID_JSON", message, str(error)), "notification") from error
+    if start == b"[":
+        try:
+            # Not looked into: an item that nobody can read is that item's own fault.
+            return [bytes(item) for item in _decode_array(body)]
+        except (msgspec.DecodeError, RecursionError) as error:
+            fault: str | None = find_json_fault(body) or str(error)
+    else:
+        fault = find_json_fault(body)
+    if fault is not None:
+        rejected = Rejected("INVALID_JSON", f"JSON parsing failed: {fault}", fault)
+        raise refused(rejected, "notification")
+    cause = "expected an array, or one JSON object a line"
+    message = f"Request deserialization failed: {cause}"
+    raise refused(Rejected("INVALID_REQUEST_SHAPE", message, cause), "notification")
 
 
 def _idempotency_key(request: Request) -> str | None:

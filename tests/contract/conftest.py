@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from store.connection import Connection
 from tests.conftest import RunningGateway, Start
 from tests.contract.api import Api
 from tests.contract.schemas import SCHEMAS
+from tests.servers import Valkey
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -24,3 +26,12 @@ async def house(start_gateway: Start) -> AsyncIterator[RunningGateway]:
 @pytest.fixture
 def api(house: RunningGateway, tenant: str) -> Api:
     return Api(house, tenant)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def backend(valkey: Valkey) -> AsyncIterator[Connection]:
+    """The server behind the gateway, for what no request can do to it."""
+    opened = Connection(valkey.url)
+    await opened.open()
+    yield opened
+    await opened.close()

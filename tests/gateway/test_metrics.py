@@ -167,18 +167,9 @@ def test_calls_to_the_log_are_timed_by_outcome(metrics: Metrics) -> None:
     assert value(metrics, "backend_operation_duration_seconds_count", **labels, outcome="ok") == 1
 
 
-def test_positions_are_shown_for_the_schemas_event_types_alone(metrics: Metrics) -> None:
-    metrics.set_log_position("mars", 41)
-    metrics.set_log_position("mars", 42)
-    metrics.set_log_position("made up", 7)
-    assert value(metrics, "log_position", event_type="mars") == 42
-    assert value(metrics, "log_position", event_type="generic") is None
-
-
 def test_the_rest_of_the_gateway_has_its_numbers(metrics: Metrics) -> None:
     metrics.append_batch.observe(3)
     metrics.tail_lag.set(0.5)
-    metrics.ring_evictions.inc(4)
     metrics.catch_ups.inc()
     metrics.background_failures("retention").inc()
     metrics.auth_outcomes("direct", "success").inc()
@@ -187,7 +178,6 @@ def test_the_rest_of_the_gateway_has_its_numbers(metrics: Metrics) -> None:
     assert value(metrics, "append_batch_events_bucket", le="2.0") == 0
     assert value(metrics, "append_batch_events_bucket", le="4.0") == 1
     assert value(metrics, "tail_lag_seconds") == 0.5
-    assert value(metrics, "ring_evictions_total") == 4
     assert value(metrics, "catch_ups_total") == 1
     assert value(metrics, "background_failures_total", task="retention") == 1
     assert value(metrics, "auth_requests_total", mode="direct", outcome="success") == 1

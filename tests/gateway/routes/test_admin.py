@@ -1,6 +1,7 @@
 """Aviso wire contract §10: wiping and deleting, by tenant, by role, and everything that is refused."""
 
 import time
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import pytest
 from store.connection import Connection, log_key
 from store.event import StreamKey
 from tests.conftest import RunningGateway, Start
+from tests.servers import Valkey, running
 
 SECRET = "a secret of at least thirty-two bytes"
 STORM = {"region": "north", "run_time": "12", "severity": 3, "anomaly": 1.5}
@@ -333,6 +335,24 @@ class TestFaults:
         assert messages[0].startswith("Failed to wipe stream: ")
         assert messages[1].startswith("Failed to wipe all data: ")
         assert messages[2].startswith("Failed to delete notification: ")
+
+    async def test_a_log_that_is_away_asks_to_come_back(
+        self, start_gateway: Start, tmp_path: Path
+    ) -> None:
+        valkey = Valkey(tmp_path / "valkey")
+        with running(valkey):
+            async with start_gateway(url=valkey.url) as gateway:
+                await publish(gateway.client)
+                valkey.kill()
+                answers = [
+                    await wipe(gateway.client, "extreme_event"),
+                    await gateway.client.delete("/api/v1/admin/wipe/all"),
+                    await gateway.client.delete("/api/v1/admin/notification/extreme_event@1"),
+                ]
+        for answer in answers:
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) > 0
+            assert content(answer)["code"] == "BACKEND_UNAVAILABLE"
 
 
 AUTH = {
