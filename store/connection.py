@@ -61,16 +61,22 @@ _TRANSIENT = (
 _MINIMUM_VERSION = (7, 0)
 
 
+def _prefix(stream: StreamKey) -> str:
+    # Without an event type: the feed of the tenant's sessions, in the slot of their record.
+    tag = f"{stream.tenant}/{stream.event_type}" if stream.event_type else stream.tenant
+    return f"ph:{{{tag}}}"
+
+
 def log_key(stream: StreamKey) -> str:
-    return f"ph:{{{stream.tenant}/{stream.event_type}}}:log"
+    return f"{_prefix(stream)}:log"
 
 
 def meta_key(stream: StreamKey) -> str:
-    return f"ph:{{{stream.tenant}/{stream.event_type}}}:meta"
+    return f"{_prefix(stream)}:meta"
 
 
 def idempotency_prefix(stream: StreamKey) -> str:
-    return f"ph:{{{stream.tenant}/{stream.event_type}}}:idem:"
+    return f"{_prefix(stream)}:idem:"
 
 
 def streams_key(tenant: str) -> str:

@@ -282,6 +282,273 @@ local function confirm(keys, args)
   return current or start_epoch(meta)
 end
 
+-- Playback sessions: one record a tenant, which is also the lock. Every verb is one atomic step that
+-- walks its statuses; each of them is written to the tenant's feed, which the watchers follow.
+-- Keys of every verb: record, feed, feed's meta, lease of a one-shot replay.
+
+local FEED_LENGTH = 1000
+local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant' }
+local NUMBERS = { 'revision', 'run', 'start', 'end', 'wall', 'event', 'played', 'touched', 'idle' }
+
+local VERBS = { INIT = true, START = true, STOP = true, END = true }
+
+-- What people see: REPLAY_<verb>_<step>, whatever the part that works on it.
+local function display(status)
+  local verb, step = string.match(status, '^%u+_(%u+)_(.+)$')
+  assert(VERBS[verb], status)
+  return 'REPLAY_' .. verb .. '_' .. step
+end
+
+local function load_session(record)
+  if redis.call('EXISTS', record) == 0 then
+    return nil
+  end
+  local session = {}
+  for i, value in ipairs(redis.call('HMGET', record, unpack(TEXTS))) do
+    session[TEXTS[i]] = value
+  end
+  for i, value in ipairs(redis.call('HMGET', record, unpack(NUMBERS))) do
+    session[NUMBERS[i]] = number(value)
+  end
+  return session
+end
+
+local function save_session(record, session)
+  local values = {}
+  for _, name in ipairs(TEXTS) do
+    values[#values + 1] = name
+    values[#values + 1] = session[name]
+  end
+  for _, name in ipairs(NUMBERS) do
+    values[#values + 1] = name
+    values[#values + 1] = text(session[name])
+  end
+  redis.call('HSET', record, unpack(values))
+end
+
+local function playing(session)
+  return session.status == 'MSG_START_OK'
+end
+
+-- Where the session stands at a wall time (ms): arithmetic, so that nobody has to move it along.
+local function playhead(session, now)
+  if not playing(session) then
+    return session.event
+  end
+  local moved = math.floor(session.event + (now - session.wall) * number(session.speed) + 0.5)
+  return math.max(session.event, math.min(moved, session['end']))
+end
+
+-- {"session": what clients see, "clock": what gateways play by}.
+local function describe(session, now)
+  local error = session.error ~= '' and cjson.encode(session.error) or 'null'
+  return string.format(
+    '{"session":{"display_status":"%s","error":%s,"event_types":%s,"id":"%s",'
+      .. '"replay_end_timestamp":"%s","replay_last_timestamp":"%s","replay_speed":%s,'
+      .. '"replay_start_timestamp":"%s","status":"%s","tenant_id":"%s"},'
+      .. '"clock":{"revision":%s,"run":%s,"playing":%s,"wall_ms":%s,"event_ms":%s,"speed":%s,'
+      .. '"start_ms":%s,"end_ms":%s,"through_ms":%s}}',
+    display(session.status), error, session.types, session.id, rfc3339(session['end']),
+    rfc3339(playhead(session, now)), session.speed, rfc3339(session.start),
+    session.status, session.tenant, text(session.revision), text(session.run), tostring(playing(session)),
+    text(session.wall), text(session.event), session.speed, text(session.start),
+    text(session['end']), text(session.played == 1 and session.event or session.event - 1))
+end
+
+-- Go through statuses, each told to the watchers as it was passed.
+local function walk(keys, session, now, statuses)
+  for _, status in ipairs(statuses) do
+    session.status, session.revision = status, session.revision + 1
+    local last_ms, last_sequence = last_position(keys[2])
+    if last_sequence == 0 then
+      start_epoch(keys[3])
+    end
+    redis.call('XADD', keys[2], id_of(math.max(now, last_ms), last_sequence + 1), session.id,
+      describe(session, now))
+  end
+  redis.call('XTRIM', keys[2], 'MAXLEN', '~', FEED_LENGTH)
+end
+
+local END_WALK = { 'MSG_END_REQUESTED', 'MSG_END_IN_PROGRESS', 'MSG_END_OK', 'DB_END_REQUESTED',
+  'DB_END_IN_PROGRESS', 'DB_END_OK' }
+
+-- The session as it stands now: one that has reached its end is stopped, one that nobody has watched
+-- or touched for its idle time is ended.
+local function settle(keys, now)
+  local session = load_session(keys[1])
+  if not session then
+    return nil
+  end
+  if playing(session) and playhead(session, now) >= session['end'] then
+    session.event, session.wall = session['end'], now
+    walk(keys, session, now, { 'MSG_STOP_REQUESTED', 'MSG_STOP_IN_PROGRESS', 'MSG_STOP_OK' })
+    save_session(keys[1], session)
+  end
+  if session.idle > 0 and now - session.touched > session.idle then
+    walk(keys, session, now, END_WALK)
+    redis.call('DEL', keys[1])
+    return nil
+  end
+  return session
+end
+
+local function missing(session, id)
+  return not session or session.id ~= id
+end
+
+-- A start, a seek and a stop need one of these; what runs or has failed takes none of them.
+local RESTING = { MSG_INIT_OK = true, MSG_STOP_OK = true, MSG_START_OK = true }
+
+-- session_init(keys | id, tenant, start ms, end ms, speed, event types as JSON, idle ms, id to
+-- initialise again or '', why the start cannot be restored or '')
+-- -> 'ok', 'active', 'one_shot' or 'missing', and the session (the holder's when it is active).
+local function session_init(keys, args)
+  local now = now_ms()
+  local held = settle(keys, now)
+  if held and held.id ~= args[8] then
+    return { 'active', describe(held, now) }
+  end
+  if not held and args[8] ~= '' then
+    return { 'missing' }
+  end
+  if redis.call('EXISTS', keys[4]) == 1 then
+    return { 'one_shot' }
+  end
+  local session = { id = held and held.id or args[1], tenant = args[2], start = number(args[3]),
+    ['end'] = number(args[4]), speed = args[5], types = args[6], idle = number(args[7]),
+    error = args[9], run = held and held.run + 1 or 1, revision = held and held.revision or 0, wall = now, event = number(args[3]),
+    played = 0, touched = now }
+  if args[9] ~= '' then
+    walk(keys, session, now, { 'DB_INIT_REQUESTED', 'DB_INIT_IN_PROGRESS', 'DB_INIT_KO' })
+  else
+    walk(keys, session, now, { 'DB_INIT_REQUESTED', 'DB_INIT_IN_PROGRESS', 'DB_INIT_OK',
+      'MSG_INIT_REQUESTED', 'MSG_INIT_IN_PROGRESS', 'MSG_INIT_OK' })
+  end
+  save_session(keys[1], session)
+  return { 'ok', describe(session, now) }
+end
+
+-- session_start(keys | id, speed) -> 'ok', 'missing' or 'state', and the session. Speed 0 stands for
+-- as fast as can be: the playhead is at the end at once.
+local function session_start(keys, args)
+  local now = now_ms()
+  local session = settle(keys, now)
+  if missing(session, args[1]) then
+    return { 'missing' }
+  end
+  if not RESTING[session.status] then
+    return { 'state', describe(session, now) }
+  end
+  session.event, session.wall, session.touched = playhead(session, now), now, now
+  session.speed, session.played = args[2], 1
+  if number(args[2]) == 0 then
+    session.event = session['end']
+  end
+  walk(keys, session, now, { 'MSG_START_REQUESTED', 'MSG_START_IN_PROGRESS', 'MSG_START_OK' })
+  save_session(keys[1], session)
+  session = settle(keys, now)
+  return { 'ok', describe(session, now) }
+end
+
+-- session_stop(keys | id) -> 'ok', 'missing' or 'state', and the session.
+local function session_stop(keys, args)
+  local now = now_ms()
+  local session = settle(keys, now)
+  if missing(session, args[1]) then
+    return { 'missing' }
+  end
+  if session.status ~= 'MSG_STOP_OK' and not playing(session) then
+    return { 'state', describe(session, now) }
+  end
+  session.touched = now
+  if playing(session) then
+    session.event, session.wall = playhead(session, now), now
+    walk(keys, session, now, { 'MSG_STOP_REQUESTED', 'MSG_STOP_IN_PROGRESS', 'MSG_STOP_OK' })
+  end
+  save_session(keys[1], session)
+  return { 'ok', describe(session, now) }
+end
+
+-- session_seek(keys | id, ms) -> 'ok', 'missing', 'state' or 'range', and the session.
+local function session_seek(keys, args)
+  local now = now_ms()
+  local session = settle(keys, now)
+  if missing(session, args[1]) then
+    return { 'missing' }
+  end
+  if not RESTING[session.status] then
+    return { 'state', describe(session, now) }
+  end
+  local target = number(args[2])
+  if target < session.start or target > session['end'] then
+    return { 'range', describe(session, now) }
+  end
+  session.run, session.event, session.wall, session.touched = session.run + 1, target, now, now
+  session.played = playing(session) and 1 or 0
+  walk(keys, session, now, { session.status })
+  save_session(keys[1], session)
+  return { 'ok', describe(session, now) }
+end
+
+-- session_end(keys | id, or '' for whatever there is) -> 'ok' or 'missing', and the session.
+local function session_end(keys, args)
+  local now = now_ms()
+  local session = settle(keys, now)
+  if args[1] == '' then
+    redis.call('DEL', keys[4])
+  end
+  if not session or (args[1] ~= '' and session.id ~= args[1]) then
+    return { 'missing' }
+  end
+  session.event, session.wall = playhead(session, now), now
+  walk(keys, session, now, END_WALK)
+  redis.call('DEL', keys[1])
+  return { 'ok', describe(session, now) }
+end
+
+-- session_get(keys | 1 to count as somebody's interest) -> the session or nil.
+local function session_get(keys, args)
+  local now = now_ms()
+  local session = load_session(keys[1])
+  if session and args[1] == '1' then
+    redis.call('HSET', keys[1], 'touched', text(now))
+  end
+  session = settle(keys, now)
+  return session and describe(session, now)
+end
+
+-- lease_take(record, feed, meta, lease, fence | owner, ms) -> 'ok' and the token, 'active' and the
+-- session that holds the lock, or 'one_shot'. Tokens only grow: the counter never expires.
+local function lease_take(keys, args)
+  local now = now_ms()
+  local session = settle(keys, now)
+  if session then
+    return { 'active', describe(session, now) }
+  end
+  if redis.call('EXISTS', keys[4]) == 1 then
+    return { 'one_shot' }
+  end
+  local token = text(redis.call('INCR', keys[5]))
+  redis.call('SET', keys[4], args[1] .. ' ' .. token, 'PX', args[2])
+  return { 'ok', token }
+end
+
+-- lease_renew(lease | owner, token, ms) -> 1 when it was still this holder's.
+local function lease_renew(keys, args)
+  if redis.call('GET', keys[1]) ~= args[1] .. ' ' .. args[2] then
+    return 0
+  end
+  return redis.call('PEXPIRE', keys[1], args[3])
+end
+
+-- lease_release(lease | owner, token) -> 1 when it was still this holder's.
+local function lease_release(keys, args)
+  if redis.call('GET', keys[1]) ~= args[1] .. ' ' .. args[2] then
+    return 0
+  end
+  return redis.call('DEL', keys[1])
+end
+
 redis.register_function('append_@DIGEST@', append)
 redis.register_function('head_@DIGEST@', head)
 redis.register_function('at_sequence_@DIGEST@', at_sequence)
@@ -289,3 +556,12 @@ redis.register_function('delete_@DIGEST@', delete)
 redis.register_function('wipe_@DIGEST@', wipe)
 redis.register_function('trim_@DIGEST@', trim)
 redis.register_function('confirm_@DIGEST@', confirm)
+redis.register_function('session_init_@DIGEST@', session_init)
+redis.register_function('session_start_@DIGEST@', session_start)
+redis.register_function('session_stop_@DIGEST@', session_stop)
+redis.register_function('session_seek_@DIGEST@', session_seek)
+redis.register_function('session_end_@DIGEST@', session_end)
+redis.register_function('session_get_@DIGEST@', session_get)
+redis.register_function('lease_take_@DIGEST@', lease_take)
+redis.register_function('lease_renew_@DIGEST@', lease_renew)
+redis.register_function('lease_release_@DIGEST@', lease_release)

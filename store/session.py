@@ -1,0 +1,224 @@
+"""Playback sessions of all tenants: the record that is the lock, its verbs, its feed, the lease.
+
+Each verb is one atomic server-side function; the record never stays between two statuses. All times
+are ms since 1970, UTC. Every status that a verb passes is an entry of the tenant's feed.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from store.connection import Connection, log_key, meta_key
+from store.event import StreamKey
+
+_TENANT_OF = "ph:sessions"
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """What every gateway plays by: at wall time `wall_ms` the playhead stood at `event_ms`.
+
+    `run` grows with every initialisation and seek: positions of different runs do not compare.
+    While it does not play, everything up to `through_ms` has been played. `revision` grows with
+    every change, so that of two descriptions the later one is known.
+    """
+
+    revision: int
+    run: int
+    playing: bool
+    wall_ms: int
+    event_ms: int
+    speed: float
+    start_ms: int
+    end_ms: int
+    through_ms: int
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A session at one moment: the JSON that clients see, and its clock."""
+
+    session: msgspec.Raw
+    clock: Clock
+
+    @property
+    def view(self) -> "SessionView":
+        return _decode_view(self.session)
+
+
+class SessionView(msgspec.Struct, frozen=True):
+    """The fields of the session JSON that the gateway itself looks at."""
+
+    id: str
+    tenant_id: str
+    status: str
+    event_types: list[str]
+
+
+class Answer(StrEnum):
+    """What came of a verb."""
+
+    OK = "ok"
+    ACTIVE = "active"
+    ONE_SHOT = "one_shot"
+    MISSING = "missing"
+    STATE = "state"
+    RANGE = "range"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to a verb, with the session as it stands (the holder's, when it is active)."""
+
+    answer: Answer
+    session: Session | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A one-shot replay's hold on a tenant's lock. Its token is higher than any given before."""
+
+    owner: str
+    token: str
+
+
+_decode = msgspec.json.Decoder(Session).decode
+_decode_view = msgspec.json.Decoder(SessionView).decode
+
+
+def parse(text: bytes) -> Session:
+    """An entry of the feed."""
+    return _decode(text)
+
+
+def feed(tenant: str) -> StreamKey:
+    """The stream of a tenant's session changes, in the same slot as the record."""
+    return StreamKey(tenant, "")
+
+
+class Sessions:
+    """Raises StoreUnavailable when the server is away; a verb may then have happened."""
+
+    def __init__(self, connection: Connection, *, idle_ms: int, lease_ms: int) -> None:
+        self._connection = connection
+        self._idle_ms = idle_ms
+        self._lease_ms = lease_ms
+
+    async def init(
+        self,
+        tenant: str,
+        session_id: str,
+        *,
+        start_ms: int,
+        end_ms: int,
+        event_types: list[str],
+        again: bool,
+        failure: str,
+    ) -> Outcome:
+        """Take the lock and initialise; `again` re-initialises the tenant's own session.
+
+        `failure` says why the state of the start cannot be restored, '' when it can.
+        """
+        # Found by its id even if the gateway ends right after; a name without a session is harmless.
+        await self._connection.execute("HSET", _TENANT_OF, session_id, tenant)
+        outcome = await self._verb(
+            "session_init",
+            tenant,
+            session_id,
+            tenant,
+            start_ms,
+            end_ms,
+            "1",
+            msgspec.json.encode(event_types),
+            self._idle_ms,
+            session_id if again else "",
+            failure,
+        )
+        if outcome.answer is not Answer.OK and not again:
+            await self._connection.execute("HDEL", _TENANT_OF, session_id)
+        return outcome
+
+    async def start(self, tenant: str, session_id: str, speed: float) -> Outcome:
+        return await self._verb("session_start", tenant, session_id, f"{speed:g}")
+
+    async def stop(self, tenant: str, session_id: str) -> Outcome:
+        return await self._verb("session_stop", tenant, session_id)
+
+    async def seek(self, tenant: str, session_id: str, ms: int) -> Outcome:
+        return await self._verb("session_seek", tenant, session_id, ms)
+
+    async def end(self, tenant: str, session_id: str) -> Outcome:
+        outcome = await self._verb("session_end", tenant, session_id)
+        if outcome.answer is Answer.OK:
+            await self._connection.execute("HDEL", _TENANT_OF, session_id)
+        return outcome
+
+    async def reset(self, tenant: str) -> Outcome:
+        """Free the tenant's lock whatever holds it."""
+        outcome = await self._verb("session_end", tenant, "")
+        if outcome.session is not None:
+            await self._connection.execute("HDEL", _TENANT_OF, outcome.session.view.id)
+        return outcome
+
+    async def get(self, tenant: str, *, touch: bool = False) -> Session | None:
+        """The tenant's session as it stands now. `touch`: somebody is interested in it."""
+        found = await self._connection.call("session_get", _keys(tenant), int(touch))
+        return None if found is None else _decode(found)
+
+    async def tenant_of(self, session_id: str) -> str | None:
+        found = await self._connection.execute("HGET", _TENANT_OF, session_id)
+        return None if found is None else found.decode()
+
+    async def active(self) -> list[Session]:
+        """The sessions of all tenants; those that have ended by themselves are forgotten here."""
+        listed = await self._connection.execute("HGETALL", _TENANT_OF)
+        pairs = dict(zip(listed[::2], listed[1::2], strict=True)) if isinstance(listed, list) else listed
+        found: dict[str, Session] = {}
+        for session_id, tenant in pairs.items():
+            session = await self.get(tenant.decode())
+            if session is None or session.view.id != session_id.decode():
+                await self._connection.execute("HDEL", _TENANT_OF, session_id)
+            else:
+                found[session.view.tenant_id] = session
+        return [found[tenant] for tenant in sorted(found)]
+
+    async def _verb(self, function: str, tenant: str, *args: str | bytes | int) -> Outcome:
+        reply = await self._connection.call(function, _keys(tenant), *args)
+        session = _decode(reply[1]) if len(reply) > 1 else None
+        return Outcome(Answer(reply[0].decode()), session)
+
+    # -- the lock for a one-shot replay
+
+    async def take_lease(self, tenant: str, owner: str) -> Lease | Outcome:
+        """Hold the tenant's lock while a one-shot replay runs; renew it within `lease_ms`."""
+        keys = (*_keys(tenant), _fence_key(tenant))
+        reply = await self._connection.call("lease_take", keys, owner, self._lease_ms)
+        answer = Answer(reply[0].decode())
+        if answer is Answer.OK:
+            return Lease(owner, reply[1].decode())
+        return Outcome(answer, _decode(reply[1]) if len(reply) > 1 else None)
+
+    async def renew_lease(self, tenant: str, lease: Lease) -> bool:
+        """False: it has expired, and may be another's."""
+        args = (lease.owner, lease.token, self._lease_ms)
+        return bool(await self._connection.call("lease_renew", (_lease_key(tenant),), *args))
+
+    async def release_lease(self, tenant: str, lease: Lease) -> bool:
+        args = (lease.owner, lease.token)
+        return bool(await self._connection.call("lease_release", (_lease_key(tenant),), *args))
+
+
+def _record_key(tenant: str) -> str:
+    return f"ph:{{{tenant}}}:session"
+
+
+def _lease_key(tenant: str) -> str:
+    return f"ph:{{{tenant}}}:lease"
+
+
+def _fence_key(tenant: str) -> str:
+    return f"ph:{{{tenant}}}:fence"
+
+
+def _keys(tenant: str) -> tuple[str, str, str, str]:
+    stream = feed(tenant)
+    return _record_key(tenant), log_key(stream), meta_key(stream), _lease_key(tenant)
