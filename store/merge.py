@@ -57,9 +57,11 @@ async def merge(
             if not sources:
                 return
             # Up to here every source is known: what comes later in any of them lies behind it.
-            bound = min(source.items[-1].place for source in sources if not source.ended) if any(
-                not source.ended for source in sources
-            ) else max(source.items[-1].place for source in sources)
+            bound = (
+                min(source.items[-1].place for source in sources if not source.ended)
+                if any(not source.ended for source in sources)
+                else max(source.items[-1].place for source in sources)
+            )
             batch: list[Item] = []
             for source in sources:
                 batch += source.take(bound)
@@ -118,7 +120,9 @@ class _Source:
                 ms, sequence = Position.parse(entry[0])
                 self.items.append(Item(Place(ms, self._kind, sequence), page.epoch, entry))
             if page.gap is not None:
-                place = self.items[0].place if self.items else Place(page.position.ms, self._kind, 0)
+                place = (
+                    self.items[0].place if self.items else Place(page.position.ms, self._kind, 0)
+                )
                 before = Place(place.ms, place.kind, place.sequence - 1)
                 self.items.insert(0, Item(before, page.epoch, None, page.gap))
 

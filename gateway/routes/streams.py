@@ -17,6 +17,7 @@ from gateway.auth import Authenticator, OpenAccess
 from gateway.census import Streams
 from gateway.errors import ApiError
 from gateway.fanout import Fanout
+from gateway.log_stream import LogStream, StreamLimits, StreamPlan
 from gateway.metrics import Metrics
 from gateway.reading import Cursor, Reading, resolve
 from gateway.routes.request import RETRY_AFTER_SEC, invalid, read_body, refused
@@ -32,7 +33,6 @@ from gateway.schema.query import (
     query,
     request_from_params,
 )
-from gateway.stream import EventStreamResponse, StreamLimits, StreamPlan
 from store.errors import StoreError, StoreUnavailable
 from store.event import StreamKey
 from store.log import EventLog
@@ -109,7 +109,7 @@ class Streaming:
         )
         route = f"/api/v1/{operation}"
         name = f"{user.realm}/{user.username}" if user else None
-        return EventStreamResponse(
+        return LogStream(
             plan,
             log=self.log,
             fanout=self.fanout,
