@@ -149,7 +149,7 @@ class EventStreamResponse(EventSourceResponse):
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
-        if scope["http_version"] != "1.1":
+        if scope["http_version"] != "1.1" or _closes(scope):
             del self.headers["connection"]
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
@@ -425,6 +425,10 @@ class EventStreamResponse(EventSourceResponse):
             self._channel = await self._fanout.attach(
                 self._plan.stream, self, self._position, self._epoch
             )
+            if self._ended:
+                # Its client left meanwhile, and a library below swallowed the cancellation.
+                self._leave_channel()
+                return True
         channel = self._channel
         if channel.epoch not in (b"", self._epoch):
             await self._reconcile(channel)
@@ -490,6 +494,12 @@ class EventStreamResponse(EventSourceResponse):
         self._position = head.last if emptied else Position(ORIGIN.ms, head.floor)
         self._epoch = head.epoch
         await self._write(sse.gap(self._plan.topic, gap))
+
+
+def _closes(scope: Scope) -> bool:
+    """Whether the connection ends with this stream, which the server says by a header of its own."""
+    lines = (value for name, value in scope["headers"] if name == b"connection")
+    return any(word in line.lower() for line in lines for word in (b"close", b"upgrade"))
 
 
 async def _no_content() -> AsyncIterator[bytes]:
