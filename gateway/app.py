@@ -18,7 +18,7 @@ from gateway.auth import Authenticator, OpenAccess
 from gateway.census import Streams
 from gateway.cloudevent import Renderer
 from gateway.cors import Cors
-from gateway.edge import Edge
+from gateway.edge import Admission, Edge
 from gateway.errors import ApiError
 from gateway.fanout import Fanout
 from gateway.log_stream import StreamLimits
@@ -123,7 +123,15 @@ class Gateway:
         ]
         app = Starlette(
             routes=routes,
-            middleware=_cors(settings),
+            middleware=[
+                *_cors(settings),
+                Middleware(
+                    Admission,
+                    default_tenant=settings.tenants.default,
+                    header_bytes=limits.header_bytes,
+                    query_bytes=limits.query_bytes,
+                ),
+            ],
             exception_handlers={
                 ApiError: edge.on_api_error,
                 StoreUnavailable: edge.on_unavailable,
@@ -136,9 +144,6 @@ class Gateway:
         return Edge(
             app,
             metrics=self.metrics,
-            default_tenant=settings.tenants.default,
-            header_bytes=limits.header_bytes,
-            query_bytes=limits.query_bytes,
             access_log=settings.logging.access,
         )
 

@@ -1,4 +1,4 @@
-"""The outermost layer of every request: id, limits, tenant, count, access log, and the last resort.
+"""The outer layers of every request: id, count, access log and last resort; then limits and tenant.
 
 Pure ASGI: what is wrapped here is passed on unbuffered. Streams write past it, by `server_send`.
 """
@@ -30,21 +30,9 @@ _STATUS_CODES = {
 class Edge:
     """Wraps the application."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        metrics: Metrics,
-        default_tenant: str,
-        header_bytes: int,
-        query_bytes: int,
-        access_log: bool,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, access_log: bool) -> None:
         self._app = app
         self._metrics = metrics
-        self._default_tenant = default_tenant
-        self._header_bytes = header_bytes
-        self._query_bytes = query_bytes
         self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,11 +57,7 @@ class Edge:
             await send(message)
 
         try:
-            error = self._check(scope)
-            if error is None:
-                await self._app(scope, receive, send_counted)
-            else:
-                await answer(error, request_id)(scope, receive, send_counted)
+            await self._app(scope, receive, send_counted)
         except ClientDisconnect:
             pass  # gone before it had sent its body: nobody is left to answer
         except Exception:
@@ -82,6 +66,42 @@ class Edge:
         finally:
             if status == 0:
                 self._finish(scope, method, 499, time.perf_counter() - started)
+
+    def _finish(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        route = scope.get("route")
+        pattern = getattr(route, "path_format", None) or "unmatched"
+        self._metrics.request_finished(pattern, method, status, seconds)
+        if self._access_log:
+            client = scope.get("client")
+            logger.info(
+                "request",
+                method=method,
+                path=scope["path"],  # without the query, which may hold a secret
+                status=status,
+                ms=round(seconds * 1000, 2),
+                client=client[0] if client else None,
+                request_id=scope["state"]["request_id"],
+            )
+
+
+class Admission:
+    """Refuses what is too large or names no tenant. Inside of CORS, so that a page can read why."""
+
+    def __init__(
+        self, app: ASGIApp, *, default_tenant: str, header_bytes: int, query_bytes: int
+    ) -> None:
+        self._app = app
+        self._default_tenant = default_tenant
+        self._header_bytes = header_bytes
+        self._query_bytes = query_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http":
+            error = self._check(scope)
+            if error is not None:
+                app = answer(error, scope["state"]["request_id"])
+        await app(scope, receive, send)
 
     def _check(self, scope: Scope) -> ApiError | None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -107,22 +127,6 @@ class Edge:
         except ApiError as error:
             return error
         return None
-
-    def _finish(self, scope: Scope, method: str, status: int, seconds: float) -> None:
-        route = scope.get("route")
-        pattern = getattr(route, "path_format", None) or "unmatched"
-        self._metrics.request_finished(pattern, method, status, seconds)
-        if self._access_log:
-            client = scope.get("client")
-            logger.info(
-                "request",
-                method=method,
-                path=scope["path"],  # without the query, which may hold a secret
-                status=status,
-                ms=round(seconds * 1000, 2),
-                client=client[0] if client else None,
-                request_id=scope["state"]["request_id"],
-            )
 
 
 def answer(error: ApiError, request_id: str) -> Response:

@@ -226,6 +226,10 @@ class LogStream(EventStream):
             self._channel = await self._fanout.attach(
                 self._plan.stream, self, self._position, self._epoch
             )
+            if self._ended:
+                # Its client left meanwhile, and a library below swallowed the cancellation.
+                self.leave()
+                return True
         channel = self._channel
         if channel.epoch not in (b"", self._epoch):
             await self._reconcile(channel)

@@ -136,7 +136,7 @@ class EventStream(EventSourceResponse):
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
-        if scope["http_version"] != "1.1":
+        if scope["http_version"] != "1.1" or _closes(scope):
             del self.headers["connection"]
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
@@ -282,6 +282,12 @@ class EventStream(EventSourceResponse):
                     return
             except StoreUnavailable:
                 await asyncio.sleep(random.uniform(*RETRY_SEC))  # noqa: S311 - spread, no secret
+
+
+def _closes(scope: Scope) -> bool:
+    """Whether the connection ends with this stream, which the server says by a header of its own."""
+    lines = (value for name, value in scope["headers"] if name == b"connection")
+    return any(word in line.lower() for line in lines for word in (b"close", b"upgrade"))
 
 
 async def _no_content() -> AsyncIterator[bytes]:

@@ -6,6 +6,7 @@ Speaks to a single server (TCP, TLS, unix socket) or a cluster. Every redis erro
 
 import asyncio
 import hashlib
+import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -18,16 +19,17 @@ from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
-    ClusterDownError,
-    MovedError,
+    ClusterError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -75,8 +77,9 @@ def meta_key(stream: StreamKey) -> str:
     return f"{_prefix(stream)}:meta"
 
 
-def idempotency_prefix(stream: StreamKey) -> str:
-    return f"{_prefix(stream)}:idem:"
+def promise_key(stream: StreamKey, key: bytes) -> str:
+    """Where an idempotency key's event is remembered."""
+    return f"{_prefix(stream)}:idem:{key.decode()}"
 
 
 def streams_key(tenant: str) -> str:
@@ -104,9 +107,11 @@ async def _translated() -> AsyncIterator[None]:
         RedisTimeoutError,
         BusyLoadingError,
         ReadOnlyError,
-        ClusterDownError,
         OutOfMemoryError,
-        MovedError,
+        # A slot that moves: ASK and MOVED to a client that does not follow them, or not yet.
+        AskError,
+        TryAgainError,
+        ClusterError,
         OSError,
         asyncio.IncompleteReadError,
     ) as error:
@@ -322,6 +327,7 @@ class Connection:
                 await link.connect()
                 await link.send_command("CLIENT", "ID")
                 identity = int(await link.read_response())
+            _heed_cancellation()
             yield Dedicated(link, identity, block_ms / 1000 + COMMAND_TIMEOUT_SEC)
         finally:
             if link is not None:
@@ -357,9 +363,23 @@ class Dedicated:
         self.client_id = client_id
 
     async def execute(self, *command: Argument) -> Any:
-        async with _translated():
+        # Not the client's own time-out: that answers None and leaves the answer to come in the
+        # connection, where the next command would take it for its own.
+        async with _translated(), asyncio.timeout(self._timeout_sec):
             await self._link.send_command(*command)
-            return await self._link.read_response(timeout=self._timeout_sec)
+            _heed_cancellation()
+            return await self._link.read_response(timeout=math.inf)
+
+
+def _heed_cancellation() -> None:
+    """Raise the cancellation that redis-py's sending may have swallowed.
+
+    It sends by `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes when
+    the inner call is done: a reader told to end would wait on for ever, and its process with it.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _config_value(answer: Any) -> str | None:

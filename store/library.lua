@@ -121,13 +121,16 @@ local function seek(log, target)
   return first_entry(log, id_of(low, target))
 end
 
--- append(log, meta | idempotency prefix, window ms, middle, tail, then per draft: topic, head,
--- time ms or '', idempotency key or '', fingerprint) -> epoch, then per draft: status, ms, sequence.
+-- append(log, meta, then the key of each promise | window ms, middle, tail, then per draft: topic,
+-- head, time ms or '', fingerprint or '') -> epoch, then per draft: status, ms, sequence.
+-- A draft with a fingerprint is promised under the next key. All keys are named, so that a cluster
+-- refuses a call while it moves some of them: a promise it could not see would be stored twice.
 -- Status: 0 stored, 1 stored before under this key, 2 before the last event, 3 in the future,
 -- 4 key used for another event. O(drafts), about 8 us each.
 local function append(keys, args)
   local log, meta = keys[1], keys[2]
-  local prefix, window, middle, tail = args[1], args[2], args[3], args[4]
+  local window, middle, tail = args[1], args[2], args[3]
+  local promised = 2
   local last_ms, last_sequence = last_position(log)
   local epoch = redis.call('HGET', meta, 'epoch')
   if not epoch or last_sequence == 0 then
@@ -139,11 +142,15 @@ local function append(keys, args)
   local now = now_ms()
   local written_ms, written = -1, nil
   local reply = { epoch }
-  for i = 5, #args, 5 do
-    local topic, head, given, key, fingerprint =
-      args[i], args[i + 1], args[i + 2], args[i + 3], args[i + 4]
+  for i = 4, #args, 4 do
+    local topic, head, given, fingerprint = args[i], args[i + 1], args[i + 2], args[i + 3]
     local status, ms, sequence = 0, nil, 0
-    local kept = key ~= '' and redis.call('HMGET', prefix .. key, 'epoch', 'fingerprint', 'ms', 'sequence')
+    local promise = nil
+    if fingerprint ~= '' then
+      promised = promised + 1
+      promise = keys[promised]
+    end
+    local kept = promise and redis.call('HMGET', promise, 'epoch', 'fingerprint', 'ms', 'sequence')
     if kept and kept[1] == epoch then
       status = kept[2] == fingerprint and 1 or 4
       ms, sequence = number(kept[3]), number(kept[4])
@@ -164,10 +171,10 @@ local function append(keys, args)
       end
       redis.call('XADD', log, id_of(ms, sequence), topic,
         head .. text(sequence) .. middle .. written .. tail)
-      if key ~= '' then
-        redis.call('HSET', prefix .. key, 'epoch', epoch, 'fingerprint', fingerprint,
+      if promise then
+        redis.call('HSET', promise, 'epoch', epoch, 'fingerprint', fingerprint,
           'ms', text(ms), 'sequence', text(sequence))
-        redis.call('PEXPIRE', prefix .. key, window)
+        redis.call('PEXPIRE', promise, window)
       end
       last_ms, last_sequence = ms, sequence
     end

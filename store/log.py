@@ -14,12 +14,12 @@ from store.connection import (
     TENANTS_KEY,
     Argument,
     Connection,
-    idempotency_prefix,
     log_key,
     meta_key,
+    promise_key,
     streams_key,
 )
-from store.errors import StoreError
+from store.errors import StoreError, StoreUnavailable
 from store.event import (
     Appended,
     Draft,
@@ -133,6 +133,10 @@ class EventLog:
                         stream, lane.envelope, [draft for draft, _ in batch]
                     )
                 except StoreError as error:
+                    if isinstance(error, StoreUnavailable):
+                        # Who queued meanwhile met the same silence: a time-out each would add up.
+                        batch += lane.waiting
+                        lane.waiting.clear()
                     outcomes = [error] * len(batch)
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     if not future.done():
@@ -148,22 +152,19 @@ class EventLog:
     async def _append_batch(
         self, stream: StreamKey, envelope: Envelope, drafts: Sequence[Draft]
     ) -> list[Outcome]:
-        args: list[Argument] = [
-            idempotency_prefix(stream),
-            self._window_ms,
-            envelope.middle,
-            envelope.tail,
-        ]
+        keys = [*_keys(stream)]
+        args: list[Argument] = [self._window_ms, envelope.middle, envelope.tail]
         for draft in drafts:
             promise = draft.idempotency
+            if promise is not None:
+                keys.append(promise_key(stream, promise.key))
             args += (
                 draft.topic,
                 draft.head,
                 b"" if draft.time_ms is None else draft.time_ms,
-                promise.key if promise else b"",
                 promise.fingerprint if promise else b"",
             )
-        reply = await self._connection.call("append", _keys(stream), *args)
+        reply = await self._connection.call("append", keys, *args)
         self._on_batch(len(drafts))
         epoch: bytes = reply[0]
         await self._note_epoch(stream, epoch)

@@ -118,6 +118,7 @@ class _Reader:
         self._reading: frozenset[StreamKey] = frozenset()
         self._changed = asyncio.Event()
         self._heard = time.monotonic()
+        self._stopped = False
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
 
@@ -133,6 +134,9 @@ class _Reader:
         return max(0, int((now - self._heard) * 1000) - BLOCK_MS)
 
     def stop(self) -> asyncio.Task[None]:
+        # A library that swallows the cancellation must not leave a reader that waits for ever.
+        self._stopped = True
+        self._changed.set()
         # The connection is this reader's own and is closed, so a read cut off poisons nothing.
         self._task.cancel()
         return self._task
@@ -159,7 +163,7 @@ class _Reader:
 
     async def _run(self) -> None:
         delay = _BACKOFF_SEC[0]
-        while True:
+        while not self._stopped:
             try:
                 if not self._streams:
                     self._changed.clear()
@@ -201,7 +205,7 @@ class _Reader:
             followed.listener.on_reset()
 
     async def _read(self, dedicated: Dedicated) -> None:
-        while self._streams:
+        while self._streams and not self._stopped:
             streams = list(self._streams.items())
             keys = [log_key(stream) for stream, _ in streams]
             ids = [followed.position.entry_id for _, followed in streams]

@@ -1,6 +1,8 @@
 """Fixtures: a real Valkey a worker, and a real gateway on a free port a test, each with a tenant of its own."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,11 +71,18 @@ def example_configuration() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def start_gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Start a gateway with the example configuration, changed by sections given by name."""
+    """Start a gateway with the example configuration, changed by sections given by name.
+
+    A small `send_buffer` makes the kernel hold little for a client that does not read.
+    """
 
     @asynccontextmanager
     async def start(
-        *, tenant: str | None = None, url: str | None = None, **sections: Any
+        *,
+        tenant: str | None = None,
+        url: str | None = None,
+        send_buffer: int | None = None,
+        **sections: Any,
     ) -> AsyncIterator[RunningGateway]:
         tenant = tenant or str(uuid4())
         content = example_configuration()
@@ -98,20 +107,37 @@ def start_gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> S
                 ),
                 drain=gateway.drain,
                 on_started=started.set_result,
+                send_buffer=send_buffer,
             )
             serving = asyncio.create_task(server.serve())
             port = await started
             address = f"http://127.0.0.1:{port}"
-            async with httpx.AsyncClient(base_url=address, timeout=30, trust_env=False) as client:
-                yield RunningGateway(address, port, tenant, gateway, client)
-            server.should_exit = True
-            await serving
+            try:
+                async with httpx.AsyncClient(
+                    base_url=address, timeout=30, trust_env=False
+                ) as client:
+                    yield RunningGateway(address, port, tenant, gateway, client)
+            finally:
+                server.should_exit = True
+                await serving
             assert not gateway.failed.is_set(), "a background task died"
 
     return start
 
 
 class _TestServer(http_server.Server):
+    def __init__(self, *args: Any, send_buffer: int | None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._send_buffer = send_buffer
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self._send_buffer is not None:
+            # Connections inherit it. A copy, since the loops show a listening socket as they like.
+            shown = self.servers[0].sockets[0]
+            with socket.socket(fileno=os.dup(shown.fileno())) as listening:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer)
+
     async def serve(self, sockets: Any = None) -> None:
         await self._serve(sockets)  # without taking over the test runner's signals
 

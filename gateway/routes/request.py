@@ -1,5 +1,6 @@
 """What the routes share of a request: its body within the limit, its tenant, its refusals."""
 
+import re
 from typing import TypeVar
 from uuid import UUID
 
@@ -11,6 +12,8 @@ from gateway.schema.query import Operation
 from store.errors import StoreUnavailable
 
 RETRY_AFTER_SEC = 1
+
+_UUID = re.compile(r"(?:urn:uuid:)?([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 _LABELS: dict[Operation, str] = {
     "notification": "Invalid Notification Request",
@@ -81,12 +84,13 @@ def parse_tenant(text: str | None, default: str) -> str:
     """The tenant of an `X-Tenant-ID` header, in canonical form. Raises ApiError 400."""
     if text is None:
         return default
-    try:
-        return str(UUID(text.strip()))
-    except ValueError:
+    # Not every text that UUID takes: it is generous with braces, signs and underscores.
+    match = _UUID.fullmatch(text.strip().lower())
+    if match is None:
         raise ApiError(
             400,
             "INVALID_TENANT",
             "Invalid Tenant",
             f"X-Tenant-ID must be a UUID, got: '{text[:100]}'",
-        ) from None
+        )
+    return str(UUID(match[1]))

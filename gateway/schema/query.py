@@ -82,11 +82,6 @@ class Query(Struct, frozen=True):
 def publication(request: Request, catalog: Catalog) -> Publication:
     """What to store for a notification. Raises Rejected."""
     identifier = request.identifier
-    if "point" in identifier:
-        raise Rejected(
-            "INVALID",
-            "identifier.point is only supported for watch/replay endpoints, not /notification",
-        )
     refuse_end(request, "notification")
     time_ms = None if request.time is None else read_event_time(request.time)
     schema = catalog.get(request.event_type)

@@ -1,5 +1,5 @@
-"""A request's body or URL parameters, read as far as the first four checks go (Aviso wire contract
-§2): JSON, unknown keys, shape, strict event type. Who may ask is decided between this and query.py.
+"""A request's body or URL parameters, read as far as the first five checks go (Aviso wire contract
+§2): JSON, unknown keys, shape, event type, no point. Who may ask is decided between this and query.py.
 
 One typed decode reads a good body; only a bad one is read again, step by step, for the sentence
 of the first check it fails.
@@ -86,6 +86,11 @@ def parse(
     _check_event_type(parsed.event_type, catalog)
     payload = None
     if operation == "notification":
+        if "point" in parsed.identifier:
+            raise Rejected(
+                "INVALID",
+                "identifier.point is only supported for watch/replay endpoints, not /notification",
+            )
         payload = compact(parsed.payload)
         if payload == _NULL:
             payload = None

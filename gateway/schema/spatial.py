@@ -101,7 +101,9 @@ def parse_cloud(value: bytes, max_points: int) -> Points:
     points = _parse_array_pairs(value)
     size = len(msgspec.json.encode(points))
     if size > MAX_CLOUD_BYTES:
-        raise Fault(f"point cloud canonical JSON is {size} bytes, maximum is {MAX_CLOUD_BYTES}")
+        raise Fault(
+            f"point cloud canonical JSON is {size} bytes, maximum is {MAX_CLOUD_BYTES} bytes"
+        )
     return points
 
 

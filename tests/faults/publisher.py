@@ -20,21 +20,33 @@ SCHEMA = {
 }
 
 
-def notification(payload: object, station: str = "north") -> dict[str, object]:
-    return {"event_type": EVENT_TYPE, "identifier": {"station": station}, "payload": payload}
+def notification(
+    payload: object, station: str = STATIONS[0], event_type: str = EVENT_TYPE
+) -> dict[str, object]:
+    return {"event_type": event_type, "identifier": {"station": station}, "payload": payload}
 
 
 class Publisher:
     """Publishes one event after another. `acknowledged`: payload -> the sequence that was answered."""
 
-    def __init__(self, ports: list[int], tenant: str, name: str, pause_sec: float = 0.005) -> None:
+    def __init__(
+        self,
+        ports: list[int],
+        tenant: str,
+        name: str,
+        *,
+        event_type: str = EVENT_TYPE,
+        pause_sec: float = 0.005,
+    ) -> None:
         self.name = name
+        self.event_type = event_type
         self.acknowledged: dict[str, int] = {}
         self.refusals: Counter[str] = Counter()
         self.longest_outage_sec = 0.0
         self._clients = [Client(port, tenant) for port in ports]
         self._pause_sec = pause_sec
         self._stopping = False
+        self._done = asyncio.Event()
 
     async def run(self) -> None:
         """Publish until stopped; what was begun is finished first."""
@@ -45,18 +57,26 @@ class Publisher:
                 await self._publish(f"{self.name}/{number}", STATIONS[number % len(STATIONS)])
                 await asyncio.sleep(self._pause_sec)
         finally:
+            self._done.set()
             for client in self._clients:
                 client.close()
 
     def stop(self) -> None:
         self._stopping = True
 
+    async def finish(self) -> None:
+        """Stop, and return when the last event is acknowledged."""
+        self.stop()
+        await self._done.wait()
+
     async def _publish(self, payload: str, station: str) -> None:
         started = time.monotonic()
         for attempt in count():
             client = self._clients[attempt % len(self._clients)]
             try:
-                answer = await client.publish(notification(payload, station), key=payload)
+                answer = await client.publish(
+                    notification(payload, station, self.event_type), key=payload
+                )
             except LOST as error:
                 self.refusals[type(error).__name__] += 1
             else:

@@ -96,7 +96,9 @@ class EmbeddedSite:
         client = Client(self.gateway.port, "00000000-0000-0000-0000-000000000000")
         deadline = time.monotonic() + 30
         try:
-            while (await client.request("GET", "/ready")).status != 200 or self._valkey_pid() == pid:
+            while (
+                await client.request("GET", "/ready")
+            ).status != 200 or self._valkey_pid() == pid:
                 assert time.monotonic() < deadline, "no new server in 30 s"
                 await asyncio.sleep(0.02)
         finally:

@@ -57,5 +57,7 @@ async def test_sigterm_tells_2000_streams_and_ends_with_status_0_within_10_secon
     print(f"{STREAMS} streams told, gone after {seconds:.2f} s")
     assert status == 0
     assert seconds < GONE_SEC
-    closings = [frame.json()["reason"] for frame in last.values() if frame.name == "connection-closing"]
+    closings = [
+        frame.json()["reason"] for frame in last.values() if frame.name == "connection-closing"
+    ]
     assert closings == ["server_shutdown"] * STREAMS

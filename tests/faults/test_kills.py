@@ -12,10 +12,11 @@ from uuid import uuid4
 
 import pytest
 
+from tests.faults.cast import acting
 from tests.faults.proof import check_log, check_watcher, wait_for_all
 from tests.faults.publisher import Publisher
 from tests.faults.site import EmbeddedSite, OutsideSite, Site
-from tests.faults.watcher import Watcher, read_log, watching
+from tests.faults.watcher import Watcher, read_log
 from tests.faults.wire import eventually
 
 PUBLISHERS = 16
@@ -56,21 +57,21 @@ async def prove(site: Site, rounds: int, seed: int) -> str:
     def acknowledged() -> int:
         return sum(len(publisher.acknowledged) for publisher in publishers)
 
-    async with watching() as watch:
-        watchers = watch(first_watchers(port, tenant))
-        publishing = asyncio.gather(*(publisher.run() for publisher in publishers))
+    async with acting() as enter:
+        watchers = first_watchers(port, tenant)
+        enter([*watchers, *publishers])
         for number, victim in enumerate(islice(cycle(VICTIMS), rounds)):
             target = acknowledged() + EVENTS_BETWEEN_KILLS
             await eventually(lambda target=target: acknowledged() >= target, "events flow")  # type: ignore[misc]
             if number == rounds // 2:
-                watchers += watch(late_watchers(port, tenant))
+                late = late_watchers(port, tenant)
+                watchers += late
+                enter(late)
             # Anywhere in the life of a request, not just after an answer.
             await asyncio.sleep(rng.uniform(0, 0.03))
             kills[victim] += 1
             await site.faults[victim]()
-        for publisher in publishers:
-            publisher.stop()
-        await publishing
+        await asyncio.gather(*(publisher.finish() for publisher in publishers))
         log = await read_log(port, tenant)
         await wait_for_all(watchers, log)
     check_log(log, publishers)

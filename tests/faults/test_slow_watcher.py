@@ -9,10 +9,11 @@ from uuid import uuid4
 import msgspec
 import pytest
 
+from tests.faults.cast import acting
 from tests.faults.crowd import Crowd
 from tests.faults.publisher import notification
 from tests.faults.site import OutsideSite
-from tests.faults.watcher import Watcher, watching
+from tests.faults.watcher import Watcher
 from tests.faults.wire import Client, eventually
 from tests.servers import GatewayProcess
 
@@ -48,8 +49,8 @@ async def prove(directory: Path, watchers: int, events: int) -> str:
         gateway = site.gateway
         stopped = Watcher([gateway.port], tenant, receive_buffer=4096)
         with closing(Client(gateway.port, tenant)) as client, closing(Crowd()) as crowd:
-            async with watching() as watch:
-                watch([stopped])
+            async with acting() as enter:
+                enter([stopped])
                 await eventually(lambda: stopped.opened, "the one to be stopped is live")
                 await crowd.join(gateway.port, tenant, watchers - 1)
                 started = time.monotonic()

@@ -1,8 +1,7 @@
 """A watcher as EventSource or an Aviso client is one: it resumes behind the last event it received."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlencode
 
@@ -42,9 +41,9 @@ class Watcher:
         self.station = station
         self.from_sequence = from_sequence
         self._ports = ports
-        self._tenant = tenant
+        self.tenant = tenant
         self._form = form
-        self._event_type = event_type
+        self.event_type = event_type
         self._receive_buffer = receive_buffer
         self._protocol: Frames | None = None
         self._stopping = False
@@ -97,20 +96,20 @@ class Watcher:
 
     def _request(self) -> bytes:
         if self._form == "POST":
-            body: dict[str, Any] = {"event_type": self._event_type, "identifier": {}}
+            body: dict[str, Any] = {"event_type": self.event_type, "identifier": {}}
             if self.station is not None:
                 body["identifier"] = {"station": self.station}
             if self.received or self.from_sequence is not None:
                 body["from_id"] = str(self.last + 1 if self.received else self.from_sequence)
             encoded = msgspec.json.encode(body)
-            return head("POST", "/api/v1/watch", self._tenant, length=len(encoded)) + encoded
-        query = {"event_type": self._event_type}
+            return head("POST", "/api/v1/watch", self.tenant, length=len(encoded)) + encoded
+        query = {"event_type": self.event_type}
         if self.station is not None:
             query["identifier.station"] = self.station
         if self.from_sequence is not None:
             query["from_id"] = str(self.from_sequence)
         headers: Mapping[str, str] = {"last-event-id": self.last_id} if self.last_id else {}
-        return head("GET", f"/api/v1/watch?{urlencode(query)}", self._tenant, headers)
+        return head("GET", f"/api/v1/watch?{urlencode(query)}", self.tenant, headers)
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.id:
@@ -131,25 +130,6 @@ class Watcher:
                 self.heartbeats += 1
             case _, {"type": "connection_established" | "replay_started"}:
                 self.openings += 1
-
-
-@asynccontextmanager
-async def watching() -> AsyncIterator[Callable[[list[Watcher]], list[Watcher]]]:
-    """Let watchers run until the end of the block; one that fails fails the block."""
-    tasks: list[asyncio.Task[None]] = []
-    started: list[Watcher] = []
-
-    def watch(watchers: list[Watcher]) -> list[Watcher]:
-        started.extend(watchers)
-        tasks.extend(asyncio.create_task(watcher.run()) for watcher in watchers)
-        return list(watchers)
-
-    try:
-        yield watch
-    finally:
-        for watcher in started:
-            watcher.stop()
-        await asyncio.gather(*tasks)
 
 
 async def read_log(port: int, tenant: str, event_type: str = EVENT_TYPE) -> list[tuple[int, Any]]:

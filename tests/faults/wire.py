@@ -173,7 +173,9 @@ def _parse(frame: bytes) -> Frame:
     for line in frame.split(b"\n"):
         name, _, value = line.partition(b": ")
         fields[name] = value
-    return Frame(fields.get(b"event", b"").decode(), fields.get(b"id", b"").decode(), fields[b"data"])
+    return Frame(
+        fields.get(b"event", b"").decode(), fields.get(b"id", b"").decode(), fields[b"data"]
+    )
 
 
 async def open_frames(

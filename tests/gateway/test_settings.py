@@ -233,6 +233,11 @@ def test_variables_of_a_kubernetes_service_are_left_alone() -> None:
     assert load(None, environ, {}).settings == Settings()
 
 
+def test_variables_of_the_client_commands_are_no_settings() -> None:
+    environ = {"PLAYHEAD_URL": "http://gateway:8000", "PLAYHEAD_TOKEN": "secret"}
+    assert load(None, environ, {}).settings == Settings()
+
+
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     text = "application: {port: x}\nlogging: {level: loud}\nwatch: {}\n"
     with pytest.raises(SettingsError, match="4 problems:") as caught:
