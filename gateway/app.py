@@ -21,6 +21,7 @@ from gateway.cors import Cors
 from gateway.edge import Admission, Edge
 from gateway.errors import ApiError
 from gateway.fanout import Fanout
+from gateway.log_stream import StreamLimits
 from gateway.metrics import Metrics
 from gateway.openapi.document import build_document
 from gateway.routes import about, admin
@@ -28,7 +29,6 @@ from gateway.routes.notification import Publishing
 from gateway.routes.streams import Streaming
 from gateway.schema.catalog import Catalog
 from gateway.settings import Settings
-from gateway.stream import StreamLimits
 from store.connection import Connection
 from store.embedded import EmbeddedServer
 from store.errors import StoreUnavailable

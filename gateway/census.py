@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from itertools import takewhile
 
-from gateway.stream import EventStreamResponse
+from gateway.stream import EventStream
 
 TICK_SEC = 1.0
 # Streams told to close in one go before the loop is given back.
@@ -17,13 +17,13 @@ class Streams:
     """Open streams. One task serves all their timers, so that an idle stream costs no timer."""
 
     def __init__(self, *, heartbeat_sec: float, max_duration_sec: float) -> None:
-        self._open: dict[EventStreamResponse, int] = {}
-        self._slots: list[set[EventStreamResponse]] = [
+        self._open: dict[EventStream, int] = {}
+        self._slots: list[set[EventStream]] = [
             set() for _ in range(max(1, round(heartbeat_sec / TICK_SEC)))
         ]
         self._max_duration_sec = max_duration_sec
         # All streams live equally long, so the next to end is always the one opened first.
-        self._deadlines: dict[EventStreamResponse, float] = {}
+        self._deadlines: dict[EventStream, float] = {}
         self._tick = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -32,7 +32,7 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, stream: EventStreamResponse) -> None:
+    def enter(self, stream: EventStream) -> None:
         # The slot just served: the first heartbeat comes a full interval from now.
         slot = self._tick % len(self._slots)
         self._open[stream] = slot
@@ -44,7 +44,7 @@ class Streams:
             # It was being opened when the others were told. Told once it has begun to send.
             asyncio.get_running_loop().call_soon(stream.close, "server_shutdown")
 
-    def leave(self, stream: EventStreamResponse) -> None:
+    def leave(self, stream: EventStream) -> None:
         slot = self._open.pop(stream, None)
         if slot is not None:
             self._slots[slot].discard(stream)

@@ -5,11 +5,11 @@ that cannot take them leaves for its own task and comes back when it has caught 
 """
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway import sse
+from gateway.ring import Ring
 from store.event import Entry, Gap, Position, StreamKey
 from store.tail import Tail
 
@@ -37,65 +37,10 @@ class Subscriber(Protocol):
         """The log is another one; the channel is closed."""
 
 
-class Ring:
-    """The newest frames of one stream: at most so many and so many bytes. Older ones are in the log."""
-
-    def __init__(self, floor: int, max_events: int, max_bytes: int) -> None:
-        self._floor = floor
-        self._max_events = max_events
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._sequences: list[int] = []
-        self._frames: list[tuple[Entry, bytes]] = []
-
-    def add(self, entries: Sequence[Entry], frames: Sequence[bytes]) -> None:
-        for entry, frame in zip(entries, frames, strict=True):
-            entry_id = entry[0]
-            self._sequences.append(int(entry_id[entry_id.index(b"-") + 1 :]))
-            self._frames.append((entry, frame))
-            self._bytes += len(frame)
-        drop = max(0, len(self._frames) - self._max_events)
-        size = self._bytes - sum(len(frame) for _, frame in self._frames[:drop])
-        while size > self._max_bytes:
-            size -= len(self._frames[drop][1])
-            drop += 1
-        if drop:
-            self._floor = self._sequences[drop - 1]
-            del self._sequences[:drop]
-            del self._frames[:drop]
-            self._bytes = size
-
-    def clear(self, floor: int) -> None:
-        """Forget all; who stands before `floor` has to read the log."""
-        self._floor, self._bytes = floor, 0
-        self._sequences.clear()
-        self._frames.clear()
-
-    def after(
-        self, position: Position, match: sse.Match, max_bytes: int
-    ) -> tuple[list[bytes], Position] | None:
-        """Matching frames after a position, and how far the ring was looked through for them.
-
-        None when the ring does not reach back that far.
-        """
-        if position.sequence < self._floor:
-            return None
-        frames: list[bytes] = []
-        size = 0
-        start = bisect_right(self._sequences, position.sequence)
-        for (entry_id, (topic, event)), frame in self._frames[start:]:
-            if match.everything or match.matches(topic, event):
-                frames.append(frame)
-                size += len(frame)
-            if size >= max_bytes:
-                return frames, Position.parse(entry_id)
-        return frames, Position.parse(self._frames[-1][0][0]) if self._frames[start:] else position
-
-
 class Channel:
     """One stream that somebody watches: its newest frames and its subscribers."""
 
-    def __init__(self, position: Position, epoch: bytes, ring: Ring) -> None:
+    def __init__(self, position: Position, epoch: bytes, ring: Ring[Position]) -> None:
         self.position = position
         self.epoch = epoch
         self.ring = ring
@@ -143,7 +88,7 @@ class Channel:
             sse.event_frame(sse.LIVE, entry_id, epoch, event) for entry_id, (_, event) in entries
         ]
         self.epoch = epoch
-        self.ring.add(entries, frames)
+        self.ring.add([Position.parse(entry_id) for entry_id, _ in entries], entries, frames)
         # Fixed before the first send: who joins while the sweep gives way has these events already.
         groups = [(match, list(members)) for match, members in self._groups.values()]
         self._swept_from, self.position = self.position, position
@@ -174,7 +119,7 @@ class Channel:
 
     def on_gap(self, gap: Gap) -> None:
         # Who is not live stands before the gap and finds it in the log.
-        self.ring.clear(gap.first_available - 1)
+        self.ring.clear(Position(self.position.ms, gap.first_available - 1))
         for _, members in list(self._groups.values()):
             for subscriber in list(members):
                 subscriber.on_gap(gap)
@@ -216,7 +161,7 @@ class Fanout:
         """Use the stream's channel, which follows the log from this position or an earlier one."""
         channel = self._channels.get(stream)
         if channel is None or channel.closed:
-            ring = Ring(position.sequence, self._ring_events, self._ring_bytes)
+            ring = Ring(position, self._ring_events, self._ring_bytes)
             channel = self._channels[stream] = Channel(position, epoch, ring)
             channel.users[subscriber] = None
             try:

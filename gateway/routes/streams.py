@@ -17,6 +17,7 @@ from gateway.auth import Authenticator, OpenAccess
 from gateway.census import Streams
 from gateway.errors import ApiError
 from gateway.fanout import Fanout
+from gateway.log_stream import LogStream, StreamLimits, StreamPlan
 from gateway.metrics import Metrics
 from gateway.reading import Cursor, Reading, resolve
 from gateway.routes.request import RETRY_AFTER_SEC, invalid, read_body, refused
@@ -32,7 +33,6 @@ from gateway.schema.query import (
     query,
     request_from_params,
 )
-from gateway.stream import EventStreamResponse, StreamLimits, StreamPlan
 from store.errors import StoreError, StoreUnavailable
 from store.event import StreamKey
 from store.log import EventLog
@@ -86,11 +86,12 @@ class Streaming:
             self.access.require_read(user, schema.auth if schema else None)
             tenant = self.access.tenant_for(user, http.headers, http.state.tenant)
             if cursor is not None:
-                # Where a client stands outweighs where it once wanted to begin.
-                request = msgspec.structs.replace(
-                    request, from_id=str(cursor.sequence + 1), from_date=None
-                )
+                # Where a client stands outweighs where it once wanted to begin; it may stand
+                # past the end it asked for, which is an empty replay and no error.
+                request = msgspec.structs.replace(request, from_id="0", from_date=None)
             asked = query(request, operation, self.catalog)
+            if cursor is not None:
+                asked = msgspec.structs.replace(asked, start=FromSequence(cursor.sequence + 1))
         except Rejected as rejected:
             raise refused(rejected, operation) from rejected
         stream = StreamKey(tenant, asked.event_type)
@@ -109,7 +110,7 @@ class Streaming:
         )
         route = f"/api/v1/{operation}"
         name = f"{user.realm}/{user.username}" if user else None
-        return EventStreamResponse(
+        return LogStream(
             plan,
             log=self.log,
             fanout=self.fanout,
