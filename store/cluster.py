@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from redis.asyncio import Redis
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
@@ -22,6 +21,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 Address: TypeAlias = tuple[str, int]
 Argument: TypeAlias = bytes | str | int
+# redis-py's clients are hardly typed; what they answer is Any in any case.
+Client: TypeAlias = Any
 
 SLOTS = 16384
 # One move redirects once, or twice when it ends meanwhile; more is a quarrel between the nodes.
@@ -38,22 +39,22 @@ class Cluster:
     Raises what redis-py raises; a ClusterError when nobody has a slot.
     """
 
-    def __init__(self, seed: Address, connect: Callable[[Address], Redis]) -> None:
+    def __init__(self, seed: Address, connect: Callable[[Address], Client]) -> None:
         self._seed = seed
         self._connect = connect
-        self._clients: dict[Address, Redis] = {}
+        self._clients: dict[Address, Client] = {}
         self._owners: list[Address | None] = [None] * SLOTS
         # Whom to ask, first those who answered last.
         self._nodes: list[Address] = [seed]
         self._stale = True
         self._discovering = asyncio.Lock()
 
-    async def primaries(self) -> list[Redis]:
+    async def primaries(self) -> list[Client]:
         """A client for every node that has slots."""
         await self._discover()
         return [self._client(owner) for owner in dict.fromkeys(self._owners) if owner is not None]
 
-    async def client_for(self, key: str) -> Redis:
+    async def client_for(self, key: str) -> Client:
         """The client of the node that has this key."""
         await self._discover()
         owner = self._owners[slot_of(key)]
@@ -68,7 +69,7 @@ class Cluster:
         for _ in range(_REDIRECTIONS):
             try:
                 if asking:
-                    return (await _batch(client, [("ASKING",), command]))[1]
+                    return (await batch(client, [("ASKING",), command]))[1]
                 return await client.execute_command(*command)
             except AskError as redirection:  # MOVED is one, too
                 asking = not isinstance(redirection, MovedError)
@@ -82,7 +83,7 @@ class Cluster:
         """Run commands on keys of one slot in one round trip, in this order."""
         client = await self.client_for(key)
         try:
-            return await _batch(client, commands)
+            return await batch(client, commands)
         except AskError:
             # Some of the keys may have moved and others not: each finds its own way, in order.
             return [await self.execute(key, *command) for command in commands]
@@ -101,13 +102,13 @@ class Cluster:
         for client in clients:
             await client.aclose(close_connection_pool=True)
 
-    def _client(self, address: Address) -> Redis:
+    def _client(self, address: Address) -> Client:
         client = self._clients.get(address)
         if client is None:
             client = self._clients[address] = self._connect(address)
         return client
 
-    def _follow(self, redirection: AskError, sender: Redis, *, lasting: bool) -> Redis:
+    def _follow(self, redirection: AskError, sender: Client, *, lasting: bool) -> Client:
         # Without a host the node means its own, under which we know it.
         host = redirection.host or str(sender.connection_pool.connection_kwargs["host"])
         address = (host, int(redirection.port))
@@ -156,7 +157,7 @@ class Cluster:
         self._owners, self._nodes, self._stale = owners, list(nodes), False
 
 
-async def _batch(client: Redis, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+async def batch(client: Client, commands: Sequence[Sequence[Argument]]) -> list[Any]:
     """The answers of commands sent together; the first error is raised once all have come."""
     pipe = client.pipeline(transaction=False)
     for command in commands:

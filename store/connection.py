@@ -10,12 +10,11 @@ import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -26,7 +25,6 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisClusterException,
     RedisError,
     ResponseError,
     TryAgainError,
@@ -38,10 +36,9 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
+from store.cluster import Argument, Client, Cluster, batch, slot_of
 from store.errors import StoreConfigurationError, StoreError, StoreUnavailable
 from store.event import StreamKey
-
-Argument: TypeAlias = bytes | str | int
 
 _LIBRARY = files("store").joinpath("library.lua").read_text(encoding="utf-8")
 _DIGEST = hashlib.sha256(_LIBRARY.encode()).hexdigest()[:12]
@@ -120,10 +117,38 @@ async def _translated() -> AsyncIterator[None]:
         if str(error).startswith(_TRANSIENT):
             raise StoreUnavailable(f"the log server cannot take commands now: {error}") from error
         raise StoreError(f"the log server refused a command: {error}") from error
-    except RedisClusterException as error:
-        raise StoreUnavailable(f"the cluster cannot be reached: {error}") from error
     except RedisError as error:
         raise StoreError(f"the log server failed: {error}") from error
+    except RuntimeError as error:
+        # How uvloop says that the connection was closed between two steps of a command.
+        if "handler is closed" not in str(error):
+            raise
+        raise StoreUnavailable(f"the log server did not answer: {error}") from error
+
+
+class SingleServer:
+    """One server that has every key, in the shape of a `Cluster`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def primaries(self) -> list[Client]:
+        return [self._client]
+
+    async def client_for(self, key: str) -> Client:
+        return self._client
+
+    async def execute(self, key: str, *command: Argument) -> Any:
+        return await self._client.execute_command(*command)
+
+    async def pipeline(self, key: str, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        return await batch(self._client, commands)
+
+    async def rediscover(self) -> None:
+        """There is nothing to learn."""
+
+    async def aclose(self) -> None:
+        await self._client.aclose(close_connection_pool=True)
 
 
 class Durability:
@@ -159,24 +184,29 @@ class Connection:
             "socket_connect_timeout": COMMAND_TIMEOUT_SEC,
             "socket_read_size": 1 << 18,
             "retry": Retry(NoBackoff(), 0),
+            "max_connections": POOL_SIZE,
+            "timeout": COMMAND_TIMEOUT_SEC,
         }
         try:
-            if self.cluster:
-                self._client: Any = RedisCluster.from_url(
-                    url.replace("+cluster", "", 1), max_connections=POOL_SIZE, **options
-                )
-            else:
-                pool = BlockingConnectionPool.from_url(
-                    url, max_connections=POOL_SIZE, timeout=COMMAND_TIMEOUT_SEC, **options
-                )
-                self._client = Redis(connection_pool=pool)
+            options |= parse_url(url.replace("+cluster", "", 1))
         except ValueError as error:
             raise StoreConfigurationError(
                 f"'{shown(url)}' is no address of a Redis server: {error}"
             ) from error
-        # Pages go on as the parser made them: turning a million entries into tuples costs seconds.
-        for command in ("XRANGE", "XREVRANGE", "XREAD"):
-            self._client.response_callbacks.pop(command, None)
+
+        def connect(**place: Any) -> Client:
+            client = Redis(connection_pool=BlockingConnectionPool(**(options | place)))
+            # Pages go on as the parser made them: turning a million entries into tuples costs seconds.
+            for command in ("XRANGE", "XREVRANGE", "XREAD"):
+                client.response_callbacks.pop(command, None)
+            return client
+
+        self._server: SingleServer | Cluster
+        if self.cluster:
+            seed = (str(options["host"]), int(options.get("port", 6379)))
+            self._server = Cluster(seed, lambda node: connect(host=node[0], port=node[1]))
+        else:
+            self._server = SingleServer(connect())
 
     async def open(self) -> None:
         """Check that the server can keep a log, and load the functions.
@@ -186,9 +216,7 @@ class Connection:
         where = shown(self.url)
         try:
             async with _translated():
-                if self.cluster:
-                    await self._client.initialize()
-                for node in self._nodes():
+                for node in await self._server.primaries():
                     await self._check(node, where)
             await self._load()
         except StoreConfigurationError:
@@ -210,32 +238,29 @@ class Connection:
                 f"{where} refuses a command: {error.__cause__}; {advice}"
             ) from error
 
-    def _nodes(self) -> Sequence[ClusterNode | None]:
-        return self._client.get_primaries() if self.cluster else (None,)
-
-    async def _on(self, node: ClusterNode | None, *command: Argument) -> Any:
-        if node is None:
-            return await self._client.execute_command(*command)
-        return await self._client.execute_command(*command, target_nodes=node)
-
-    async def _check(self, node: ClusterNode | None, where: str) -> None:
-        server = await self._info(node, "server")
+    async def _check(self, node: Client, where: str) -> None:
+        server = await node.info("server")
         version = str(server["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM_VERSION:
             raise StoreConfigurationError(
                 f"{where} runs Redis {version}; Playhead needs Redis 7.0 or newer, or Valkey"
             )
-        memory = await self._info(node, "memory")
+        if not self.cluster and server.get("redis_mode") == "cluster":
+            raise StoreConfigurationError(
+                f"{where} is a node of a cluster; write redis+cluster:// in the address, or "
+                "rediss+cluster:// for TLS"
+            )
+        memory = await node.info("memory")
         policy = str(memory.get("maxmemory_policy", "noeviction"))
         if policy != "noeviction":
             raise StoreConfigurationError(
                 f"{where} has maxmemory-policy {policy}, which deletes logs when memory runs "
                 "short; set it with CONFIG SET maxmemory-policy noeviction"
             )
-        persistence = await self._info(node, "persistence")
+        persistence = await node.info("persistence")
         fsync = "unknown"
         try:
-            answer = await self._on(node, "CONFIG", "GET", "appendfsync")
+            answer = await node.execute_command("CONFIG", "GET", "appendfsync")
             fsync = _config_value(answer) or fsync
         except ResponseError:
             # Hosted servers forbid CONFIG; then the policy is not known and said to be so.
@@ -244,18 +269,11 @@ class Connection:
             append_only="yes" if str(persistence.get("aof_enabled")) == "1" else "no", fsync=fsync
         )
 
-    async def _info(self, node: ClusterNode | None, section: str) -> dict[str, Any]:
-        answer = await self._on(node, "INFO", section)
-        # Asked of one cluster node the client answers {node name: fields}.
-        if node is not None and node.name in answer:
-            answer = answer[node.name]
-        return dict(answer)
-
     async def _load(self) -> None:
         async with self._loading, _translated():
-            for node in self._nodes():
+            for node in await self._server.primaries():
                 try:
-                    await self._on(node, "FUNCTION", "LOAD", _CODE)
+                    await node.execute_command("FUNCTION", "LOAD", _CODE)
                 except ResponseError as error:
                     if "already exists" not in str(error):
                         raise
@@ -276,37 +294,31 @@ class Connection:
 
     async def _fcall(self, name: str, keys: Sequence[str], args: Iterable[Argument]) -> Any:
         command = ("FCALL", name, len(keys), *keys, *args)
-        if self.cluster:
-            # Without a target the client asks the server which arguments are keys, every time.
-            node = self._client.get_node_from_key(keys[0])
-            return await self._client.execute_command(*command, target_nodes=node)
-        return await self._client.execute_command(*command)
+        return await self._server.execute(keys[0], *command)
 
     async def execute(self, *command: Argument) -> Any:
-        """Run one command."""
+        """Run one command; its first argument, if it has any, is the key."""
         async with _translated():
-            return await self._client.execute_command(*command)
+            key = str(command[1]) if len(command) > 1 else ""
+            return await self._server.execute(key, *command)
 
     async def pipeline(self, *commands: tuple[Argument, ...]) -> list[Any]:
         """Run commands on the keys of one slot in one round trip, in this order, not as one unit."""
         async with _translated():
-            pipe = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipe.execute_command(*command)
-            return list(await pipe.execute())
+            return await self._server.pipeline(str(commands[0][1]), commands)
 
     async def ping(self, timeout_sec: float) -> None:
         """One real round trip to every server of the log."""
         async with _translated():
             async with asyncio.timeout(timeout_sec):
-                for node in self._nodes():
-                    await self._on(node, "PING")
+                for node in await self._server.primaries():
+                    await node.execute_command("PING")
 
     def reader_group(self, stream: StreamKey, shards: int) -> int:
         """Streams of one group may share a blocking read: one slot's in a cluster, else a shard."""
         key = log_key(stream)
         if self.cluster:
-            return int(self._client.keyslot(key))
+            return slot_of(key)
         return hash(key) % shards
 
     @asynccontextmanager
@@ -318,12 +330,9 @@ class Connection:
         link: AbstractConnection | None = None
         try:
             async with _translated():
-                if self.cluster:
-                    node = self._client.get_node_from_key(log_key(stream))
-                    link = node.connection_class(**node.connection_kwargs)
-                else:
-                    pool = self._client.connection_pool
-                    link = pool.connection_class(**pool.connection_kwargs)
+                client = await self._server.client_for(log_key(stream))
+                pool = client.connection_pool
+                link = pool.connection_class(**pool.connection_kwargs)
                 await link.connect()
                 await link.send_command("CLIENT", "ID")
                 identity = int(await link.read_response())
@@ -336,22 +345,16 @@ class Connection:
     async def unblock(self, stream: StreamKey, client_id: int) -> bool:
         """Wake a blocked `Dedicated` reader of this stream's server. False when it did not block."""
         async with _translated():
-            command = ("CLIENT", "UNBLOCK", client_id)
-            if not self.cluster:
-                return bool(await self._client.execute_command(*command))
-            node = self._client.get_node_from_key(log_key(stream))
-            return bool(await self._client.execute_command(*command, target_nodes=node))
+            client = await self._server.client_for(log_key(stream))
+            return bool(await client.execute_command("CLIENT", "UNBLOCK", client_id))
 
     async def rediscover(self) -> None:
         """Learn anew which cluster node has which slot; nothing to do for a single server."""
-        if self.cluster:
-            async with _translated():
-                await self._client.nodes_manager.initialize()
+        async with _translated():
+            await self._server.rediscover()
 
     async def close(self) -> None:
-        await self._client.aclose()
-        if not self.cluster:
-            await self._client.connection_pool.disconnect()
+        await self._server.aclose()
 
 
 class Dedicated:

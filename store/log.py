@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from store.cluster import Argument
 from store.connection import (
     TENANTS_KEY,
-    Argument,
     Connection,
     log_key,
     meta_key,

@@ -86,11 +86,12 @@ class Streaming:
             self.access.require_read(user, schema.auth if schema else None)
             tenant = self.access.tenant_for(user, http.headers, http.state.tenant)
             if cursor is not None:
-                # Where a client stands outweighs where it once wanted to begin.
-                request = msgspec.structs.replace(
-                    request, from_id=str(cursor.sequence + 1), from_date=None
-                )
+                # Where a client stands outweighs where it once wanted to begin; it may stand
+                # past the end it asked for, which is an empty replay and no error.
+                request = msgspec.structs.replace(request, from_id="0", from_date=None)
             asked = query(request, operation, self.catalog)
+            if cursor is not None:
+                asked = msgspec.structs.replace(asked, start=FromSequence(cursor.sequence + 1))
         except Rejected as rejected:
             raise refused(rejected, operation) from rejected
         stream = StreamKey(tenant, asked.event_type)

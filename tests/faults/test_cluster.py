@@ -101,8 +101,9 @@ async def scene(cluster: Cluster, directory: Path) -> AsyncIterator[Scene]:
                 stream: await read_log(gateway.port, stream.tenant, stream.event_type)
                 for stream in streams
             }
-            for stream, log in logs.items():
-                await wait_for_all(watchers[stream], log)
+            await asyncio.gather(
+                *(wait_for_all(watchers[stream], log) for stream, log in logs.items())
+            )
         for stream, log in logs.items():
             check_log(log, [publishers[stream]])
             for watcher in watchers[stream]:

@@ -208,7 +208,8 @@ class Judge:
         self._enter(frame)
         assert self._life is not None
         event = self._life.events[frame.sequence - 1]
-        assert frame.data["data"] == {"identifier": event.identifier, "payload": event.payload}
+        stored = {"identifier": event.identifier, "payload": event.payload}
+        assert frame.data["data"] == stored, f"{frame.text[:300]} is not {str(stored)[:300]}"
         assert self._wanted.matches(event), f"not asked for: {event}"
         assert event.gone is None or event.gone > session.began, f"was gone before: {event}"
         assert self._at is not None, "an event before the first position"
