@@ -189,3 +189,19 @@ def connection_closing(topic: str, reason: str, request_id: str) -> bytes:
             "request_id": request_id,
         },
     )
+
+
+def session(description: bytes, *, frame_id: str, retry_ms: int | None = None) -> bytes:
+    """The session as it stands (playback contract, the session stream)."""
+    return ServerSentEvent(
+        description.decode(), event="session", id=frame_id, retry=retry_ms, sep="\n"
+    ).encode()
+
+
+def system_time(playhead: str, speed: float, *, frame_id: str) -> bytes:
+    return control("system-time", {"timestamp": playhead, "speed": speed}, frame_id=frame_id)
+
+
+def played_frame(name: bytes, frame_id: bytes, event: bytes) -> bytes:
+    """One stored event in a session, at its place in the total order."""
+    return b"event: %b\nid: %b\ndata: %b\n\n" % (name, frame_id, event)

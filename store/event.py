@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
@@ -39,6 +40,12 @@ class Position(NamedTuple):
 
 
 ORIGIN = Position(0, 0)
+
+
+def rfc3339(ms: int) -> str:
+    """A time of the log, ms since 1970, as it is written: UTC with milliseconds."""
+    moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 class GapReason(StrEnum):

@@ -295,7 +295,7 @@ end
 
 local FEED_LENGTH = 1000
 local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant' }
-local NUMBERS = { 'revision', 'run', 'start', 'end', 'wall', 'event', 'played', 'touched', 'idle' }
+local NUMBERS = { 'revision', 'run', 'entered', 'start', 'end', 'wall', 'event', 'played', 'touched', 'idle' }
 
 local VERBS = { INIT = true, START = true, STOP = true, END = true }
 
@@ -354,12 +354,12 @@ local function describe(session, now)
       .. '"replay_end_timestamp":"%s","replay_last_timestamp":"%s","replay_speed":%s,'
       .. '"replay_start_timestamp":"%s","status":"%s","tenant_id":"%s"},'
       .. '"clock":{"revision":%s,"run":%s,"playing":%s,"wall_ms":%s,"event_ms":%s,"speed":%s,'
-      .. '"start_ms":%s,"end_ms":%s,"through_ms":%s}}',
+      .. '"start_ms":%s,"end_ms":%s,"run_start_ms":%s,"through_ms":%s}}',
     display(session.status), error, session.types, session.id, rfc3339(session['end']),
     rfc3339(playhead(session, now)), session.speed, rfc3339(session.start),
     session.status, session.tenant, text(session.revision), text(session.run), tostring(playing(session)),
     text(session.wall), text(session.event), session.speed, text(session.start),
-    text(session['end']), text(session.played == 1 and session.event or session.event - 1))
+    text(session['end']), text(session.entered), text(session.played == 1 and session.event or session.event - 1))
 end
 
 -- Go through statuses, each told to the watchers as it was passed.
@@ -424,7 +424,7 @@ local function session_init(keys, args)
   local session = { id = held and held.id or args[1], tenant = args[2], start = number(args[3]),
     ['end'] = number(args[4]), speed = args[5], types = args[6], idle = number(args[7]),
     error = args[9], run = held and held.run + 1 or 1, revision = held and held.revision or 0, wall = now, event = number(args[3]),
-    played = 0, touched = now }
+    entered = number(args[3]), played = 0, touched = now }
   if args[9] ~= '' then
     walk(keys, session, now, { 'DB_INIT_REQUESTED', 'DB_INIT_IN_PROGRESS', 'DB_INIT_KO' })
   else
@@ -490,7 +490,8 @@ local function session_seek(keys, args)
   if target < session.start or target > session['end'] then
     return { 'range', describe(session, now) }
   end
-  session.run, session.event, session.wall, session.touched = session.run + 1, target, now, now
+  session.run, session.event, session.entered = session.run + 1, target, target
+  session.wall, session.touched = now, now
   session.played = playing(session) and 1 or 0
   walk(keys, session, now, { session.status })
   save_session(keys[1], session)

@@ -19,7 +19,8 @@ class Clock(msgspec.Struct, frozen=True):
     """What every gateway plays by: at wall time `wall_ms` the playhead stood at `event_ms`.
 
     `run` grows with every initialisation and seek: positions of different runs do not compare.
-    While it does not play, everything up to `through_ms` has been played. `revision` grows with
+    It began there at `run_start_ms`, with the events of that very time. While it does not play,
+    everything up to `through_ms` has been played. `revision` grows with
     every change, so that of two descriptions the later one is known.
     """
 
@@ -31,6 +32,7 @@ class Clock(msgspec.Struct, frozen=True):
     speed: float
     start_ms: int
     end_ms: int
+    run_start_ms: int
     through_ms: int
 
 
@@ -171,7 +173,11 @@ class Sessions:
     async def active(self) -> list[Session]:
         """The sessions of all tenants; those that have ended by themselves are forgotten here."""
         listed = await self._connection.execute("HGETALL", _TENANT_OF)
-        pairs = dict(zip(listed[::2], listed[1::2], strict=True)) if isinstance(listed, list) else listed
+        pairs = (
+            dict(zip(listed[::2], listed[1::2], strict=True))
+            if isinstance(listed, list)
+            else listed
+        )
         found: dict[str, Session] = {}
         for session_id, tenant in pairs.items():
             session = await self.get(tenant.decode())

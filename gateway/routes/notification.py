@@ -1,7 +1,6 @@
 """Publishing: one event, or many in one request with a result each (Aviso wire contract §3, §13)."""
 
 import asyncio
-from datetime import UTC, datetime
 
 import msgspec
 from starlette.requests import Request
@@ -19,7 +18,7 @@ from gateway.schema.errors import Rejected
 from gateway.schema.jsontext import find_json_fault
 from gateway.schema.query import parse, publication
 from store.errors import StoreError, StoreUnavailable
-from store.event import Appended, Draft, Refusal, StreamKey
+from store.event import Appended, Draft, Refusal, StreamKey, rfc3339
 from store.log import EventLog, Outcome
 
 _KEY_LENGTH = 255
@@ -257,18 +256,13 @@ def _refusal(refusal: Refusal, time_ms: int | None, limit_ms: int) -> ApiError:
             "Idempotency Key Reused",
             "Idempotency-Key was used before for another notification",
         )
-    given = _shown(time_ms or 0)
+    given = rfc3339(time_ms or 0)
     if refusal is Refusal.BEFORE_LAST:
         return invalid(
             "notification",
-            f"time {given} is before the time of the stream's last event, {_shown(limit_ms)}",
+            f"time {given} is before the time of the stream's last event, {rfc3339(limit_ms)}",
         )
-    return invalid("notification", f"time {given} is in the future; it is {_shown(limit_ms)} now")
-
-
-def _shown(ms: int) -> str:
-    moment = datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return invalid("notification", f"time {given} is in the future; it is {rfc3339(limit_ms)} now")
 
 
 def _json(content: dict[str, object]) -> Response:
