@@ -177,6 +177,16 @@ class Metrics:
             else:
                 self._unique_users[route,].dec()
 
+    @contextmanager
+    def stream(self, route: str, event_type: str, user: str | None) -> Iterator[None]:
+        """Count a stream for as long as it is open."""
+        self.stream_opened(route, event_type, user)
+        opened = perf_counter()
+        try:
+            yield
+        finally:
+            self.stream_closed(route, event_type, user, perf_counter() - opened)
+
     def events_sent(self, route: str, event_type: str) -> Counter:
         """The counter of notifications sent into streams: ``inc`` by the number in a send."""
         return self._events_sent[route, self._event_label(event_type)]

@@ -231,6 +231,32 @@ class Drain(Struct, frozen=True):
     ] = 8
 
 
+class Playback(Struct, frozen=True):
+    default_range_sec: Annotated[
+        int, Meta(description="Length of a session without an end.", ge=1, le=_YEAR_SEC)
+    ] = 7200
+    longest_range_sec: Annotated[
+        int, Meta(description="Longest session there may be.", ge=1, le=100 * _YEAR_SEC)
+    ] = 31 * 86_400
+    lowest_speed: Annotated[float, Meta(description="Slowest speed of play.", gt=0)] = 0.5
+    highest_speed: Annotated[float, Meta(description="Highest speed of play.", gt=0)] = 4
+    allow_fastest: Annotated[
+        bool, Meta(description="Allow speed 0: as fast as can be sent.")
+    ] = False
+    idle_sec: Annotated[
+        int,
+        Meta(description="A session nobody watches or touches ends after this.", ge=1, le=_YEAR_SEC),
+    ] = 1800
+    lease_sec: Annotated[
+        float,
+        Meta(description="A gateway that is silent for this long loses its lease.", ge=0.1, le=3600),
+    ] = 15
+    lock_replays: Annotated[
+        bool,
+        Meta(description="A one-shot replay of a named tenant takes the tenant's session lock."),
+    ] = True
+
+
 class Settings(Struct, frozen=True):
     application: Application = Application()
     watch_endpoint: WatchEndpoint = WatchEndpoint()
@@ -254,3 +280,4 @@ class Settings(Struct, frozen=True):
     logging: Logging = Logging()
     auth: Auth = Auth()
     drain: Drain = Drain()
+    playback: Playback = Playback()

@@ -4,6 +4,7 @@ import re
 from typing import TypeVar
 from uuid import UUID
 
+import msgspec
 from starlette.requests import Request
 
 from gateway.errors import ApiError
@@ -12,6 +13,8 @@ from gateway.schema.query import Operation
 from store.errors import StoreUnavailable
 
 RETRY_AFTER_SEC = 1
+# A browser reconnects after this many ms; random, so that a restart is not followed by a rush.
+RETRY_MS = (2000, 6000)
 
 _UUID = re.compile(r"(?:urn:uuid:)?([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
@@ -21,7 +24,8 @@ _LABELS: dict[Operation, str] = {
     "replay": "Invalid Replay Request",
 }
 
-_Value = TypeVar("_Value")
+_Body = TypeVar("_Body", bound=msgspec.Struct)
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -80,8 +84,8 @@ def unavailable(error: StoreUnavailable) -> ApiError:
     )
 
 
-def parse_tenant(text: str | None, default: str) -> str:
-    """The tenant of an `X-Tenant-ID` header, in canonical form. Raises ApiError 400."""
+def parse_tenant(text: str | None, default: str, *, name: str = "X-Tenant-ID") -> str:
+    """A tenant in canonical form, `name` being where it stands. Raises ApiError 400."""
     if text is None:
         return default
     # Not every text that UUID takes: it is generous with braces, signs and underscores.
@@ -91,6 +95,24 @@ def parse_tenant(text: str | None, default: str) -> str:
             400,
             "INVALID_TENANT",
             "Invalid Tenant",
-            f"X-Tenant-ID must be a UUID, got: '{text[:100]}'",
+            f"{name} must be a UUID, got: '{text[:100]}'",
         )
     return str(UUID(match[1]))
+
+
+def parse_body(body: bytes, kind: type[_Body], label: str) -> _Body:
+    """A JSON body as a struct; an empty one is an empty object. Raises ApiError 400."""
+    try:
+        return msgspec.json.decode(body.strip() or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        unknown = _UNKNOWN_FIELD.search(str(error))
+        if unknown is None:
+            message = f"Request deserialization failed: {error}"
+            raise ApiError(400, "INVALID_REQUEST_SHAPE", label, message, str(error)) from error
+        allowed = ", ".join(f'"{name}"' for name in kind.__struct_fields__)
+        cause = f"Unknown field '{unknown[1]}' in request. Allowed fields: [{allowed}]"
+        message = f"Request contains unknown fields: {cause}"
+        raise ApiError(400, "UNKNOWN_FIELD", label, message, cause) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        message = f"JSON parsing failed: {error}"
+        raise ApiError(400, "INVALID_JSON", label, message, str(error)) from error

@@ -1,9 +1,7 @@
 """Watch and replay, by POST as Aviso's clients ask and by GET for browsers and curl."""
 
 import random
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +18,7 @@ from gateway.fanout import Fanout
 from gateway.log_stream import LogStream, StreamLimits, StreamPlan
 from gateway.metrics import Metrics
 from gateway.reading import Cursor, Reading, resolve
-from gateway.routes.request import RETRY_AFTER_SEC, invalid, read_body, refused
+from gateway.routes.request import RETRY_AFTER_SEC, RETRY_MS, invalid, read_body, refused
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
 from gateway.schema.query import (
@@ -38,8 +36,6 @@ from store.event import StreamKey
 from store.log import EventLog
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# A browser reconnects after this many ms; random, so that a restart is not followed by a rush.
-_RETRY_MS = (2000, 6000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +112,7 @@ class Streaming:
             fanout=self.fanout,
             census=self.streams,
             limits=self.limits,
-            lifetime=lambda: self._count(route, asked.event_type, name),
+            lifetime=lambda: self.metrics.stream(route, asked.event_type, name),
             on_events=self.metrics.events_sent(route, asked.event_type).inc,
             on_error=self.metrics.stream_errors(route, asked.event_type).inc,
         )
@@ -142,7 +138,7 @@ class Streaming:
 
     def _first_frame(self, http: HttpRequest, asked: Query, reading: Reading) -> bytes:
         browser = http.method != "POST"
-        retry_ms = random.randint(*_RETRY_MS) if browser else None  # noqa: S311 - spread, no secret
+        retry_ms = random.randint(*RETRY_MS) if browser else None  # noqa: S311 - spread, no secret
         if reading.after is None:
             return sse.connection_established(
                 asked.topic,
@@ -161,15 +157,6 @@ class Streaming:
             batch_size=self.limits.page_size,
             retry_ms=retry_ms,
         )
-
-    @contextmanager
-    def _count(self, route: str, event_type: str, user: str | None) -> Iterator[None]:
-        self.metrics.stream_opened(route, event_type, user)
-        opened = time.monotonic()
-        try:
-            yield
-        finally:
-            self.metrics.stream_closed(route, event_type, user, time.monotonic() - opened)
 
 
 def _cursor(http: HttpRequest, operation: Operation) -> Cursor | None:

@@ -1,0 +1,120 @@
+"""Which stretch of the past a session may play: what was asked for, checked against what is kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.schema.catalog import Catalog
+from gateway.schema.errors import Fault
+from gateway.schema.times import parse_event_time
+from store.event import StreamKey, rfc3339
+from store.log import EventLog
+
+# An end a little ahead is a clock that runs fast, and is cut to now (playback contract, init).
+_FUTURE_MS = 60_000
+CHANGE = "change"
+
+
+class RangeError(ValueError):
+    """The range cannot be played; a sentence with the offending value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A range as it was asked for: RFC 3339 texts, and event types or None for all there are."""
+
+    start: str
+    end: str | None
+    event_types: Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A range that can be played, sorted event types; `failure` says why its start cannot be restored."""
+
+    start_ms: int
+    end_ms: int
+    event_types: list[str]
+    failure: str
+
+
+class Ranges:
+    """Resolves ranges. `default_ms` is the length of one without an end, `longest_ms` the limit."""
+
+    def __init__(
+        self, log: EventLog, catalog: Catalog, *, default_ms: int, longest_ms: int
+    ) -> None:
+        self._log = log
+        self._catalog = catalog
+        self._default_ms = default_ms
+        self._longest_ms = longest_ms
+
+    def read_time(self, name: str, text: str) -> int:
+        try:
+            return parse_event_time(text)
+        except Fault as fault:
+            raise RangeError(
+                f"{name} must be an RFC 3339 time. Got: '{text[:100]}'. Error: {fault.predicate}"
+            ) from None
+
+    async def resolve(self, tenant: str, wanted: Wanted, now_ms: int) -> Range:
+        """Raises RangeError and StoreUnavailable."""
+        start = self.read_time("replay_requested_timestamp", wanted.start)
+        if wanted.end is None:
+            end = start + self._default_ms
+        else:
+            end = self.read_time("replay_end_timestamp", wanted.end)
+            if end > now_ms + _FUTURE_MS:
+                raise RangeError(
+                    f"replay_end_timestamp {rfc3339(end)} is in the future; "
+                    f"it is {rfc3339(now_ms)} now"
+                )
+        end = min(end, now_ms)
+        if start >= end:
+            raise RangeError(
+                f"replay_requested_timestamp {rfc3339(start)} must be before the end, {rfc3339(end)}"
+            )
+        if end - start > self._longest_ms:
+            raise RangeError(
+                f"a session may span {self._longest_ms // 1000} seconds, "
+                f"got: {(end - start) // 1000}"
+            )
+        event_types = await self._event_types(tenant, wanted.event_types)
+        failure = await self._check_kept(tenant, event_types, start)
+        return Range(start, end, event_types, failure)
+
+    async def _event_types(self, tenant: str, wanted: Sequence[str] | None) -> list[str]:
+        kept = await self._log.streams(tenant)
+        if wanted is None:
+            return kept
+        if not wanted:
+            raise RangeError("event_types must name at least one event type, got: []")
+        for event_type in wanted:
+            if event_type not in kept and self._catalog.get(event_type) is None:
+                raise RangeError(f"event_types: unknown event type '{event_type[:100]}'")
+        return sorted(set(wanted))
+
+    async def _check_kept(self, tenant: str, event_types: Sequence[str], start_ms: int) -> str:
+        """'' when the log reaches back to the start, or why a state of then cannot be had."""
+        earliest, failure = 0, ""
+        for event_type in event_types:
+            stream = StreamKey(tenant, event_type)
+            head = await self._log.head(stream)
+            if head.floor == 0:
+                continue  # nothing was ever removed: it reaches back for ever
+            first = await self._log.before_time(stream, 0)
+            kept_from = head.last.ms + 1 if first is None else first.ms
+            if start_ms >= kept_from:
+                continue
+            if event_type == CHANGE:
+                failure = (
+                    f"the state at {rfc3339(start_ms)} cannot be restored: there is no snapshot, "
+                    f"and changes before {rfc3339(kept_from)} are no longer kept"
+                )
+            else:
+                earliest = max(earliest, kept_from)
+        if earliest:
+            raise RangeError(
+                f"replay_requested_timestamp {rfc3339(start_ms)} is before what is kept; "
+                f"the earliest valid time is {rfc3339(earliest)}"
+            )
+        return failure
