@@ -24,17 +24,27 @@ from gateway.fanout import Fanout
 from gateway.log_stream import StreamLimits
 from gateway.metrics import Metrics
 from gateway.openapi.document import build_document
+from gateway.playback.lease import ReplayLocks
+from gateway.playback.player import Player, PlayerLimits
+from gateway.playback.players import Players
+from gateway.playback.range import Ranges
 from gateway.routes import about, admin
+from gateway.routes.configuration import ConfigurationRoutes
 from gateway.routes.notification import Publishing
+from gateway.routes.sessions import SessionRoutes, SpeedLimits
 from gateway.routes.streams import Streaming
+from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.settings import Settings
+from store.configuration import Configuration
 from store.connection import Connection
 from store.embedded import EmbeddedServer
 from store.errors import StoreUnavailable
 from store.event import Retention
 from store.log import EventLog
 from store.retention import Retainer
+from store.server_time import ServerTime
+from store.session import Session, Sessions
 from store.tail import Tail
 
 logger = structlog.get_logger(__name__)
@@ -73,9 +83,28 @@ class Gateway:
         )
         self.retainer = Retainer(self.log, _retentions(catalog))
         self.access = _access(settings, self.metrics)
+        self.server_time = ServerTime(connection)
+        self.sessions = Sessions(
+            connection,
+            idle_ms=settings.playback.idle_sec * 1000,
+            lease_ms=int(settings.playback.lease_sec * 1000),
+        )
+        self.locks = ReplayLocks(self.sessions, lease_sec=settings.playback.lease_sec)
+        self.players = Players(self._make_player)
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self._connection = connection
         self.app = self._build(catalog)
+
+    def _make_player(self, session: Session) -> Player:
+        watch = self.settings.watch_endpoint
+        return Player(
+            session,
+            log=self.log,
+            tail=self.tail,
+            sessions=self.sessions,
+            time=self.server_time,
+            limits=PlayerLimits(watch.replay_batch_size, watch.ring_events, watch.ring_bytes),
+        )
 
     def _build(self, catalog: Catalog) -> ASGIApp:
         settings, watch, limits = self.settings, self.settings.watch_endpoint, self.settings.limits
@@ -114,10 +143,12 @@ class Gateway:
             max_history=watch.max_historical_notifications,
             body_limit=limits.body_bytes,
             draining=lambda: self.draining,
+            locks=self.locks if settings.playback.lock_replays else None,
         )
         routes = [
             *publishing.routes(),
             *streaming.routes(),
+            *self._playback(catalog),
             *admin.routes(self.log, catalog, self.access, self.metrics),
             *self._about(catalog),
         ]
@@ -146,6 +177,39 @@ class Gateway:
             metrics=self.metrics,
             access_log=settings.logging.access,
         )
+
+    def _playback(self, catalog: Catalog) -> list[BaseRoute]:
+        settings, playback = self.settings, self.settings.playback
+        tenancy = Tenancy(settings.tenants.default)
+        sessions = SessionRoutes(
+            catalog=catalog,
+            sessions=self.sessions,
+            ranges=Ranges(
+                self.log,
+                catalog,
+                default_ms=playback.default_range_sec * 1000,
+                longest_ms=playback.longest_range_sec * 1000,
+            ),
+            players=self.players,
+            streams=self.streams,
+            access=self.access,
+            tenancy=tenancy,
+            server_time=self.server_time,
+            metrics=self.metrics,
+            speeds=SpeedLimits(
+                playback.lowest_speed, playback.highest_speed, playback.allow_fastest
+            ),
+            send_timeout_sec=settings.watch_endpoint.send_timeout_sec,
+            body_limit=settings.limits.body_bytes,
+            draining=lambda: self.draining,
+        )
+        configuration = ConfigurationRoutes(
+            configuration=Configuration(self._connection),
+            access=self.access,
+            tenancy=tenancy,
+            body_limit=settings.limits.body_bytes,
+        )
+        return [*sessions.routes(), *configuration.routes()]
 
     def _about(self, catalog: Catalog) -> list[BaseRoute]:
         settings = self.settings
@@ -223,9 +287,12 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         gateway.metrics.set_durability(connection.durability.describe())
         stack.push_async_callback(gateway.access.aclose)
         stack.push_async_callback(gateway.tail.close)
+        await gateway.server_time.measure()
+        stack.push_async_callback(gateway.players.close)
         works: list[tuple[str, Callable[[], Coroutine[object, object, None]]]] = [
             ("streams", gateway.streams.run),
             ("retention", gateway.retainer.run),
+            ("server time", gateway.server_time.run),
         ]
         if embedded is not None:
             gateway.metrics.watch_restarts(embedded)

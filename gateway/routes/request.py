@@ -11,6 +11,7 @@ from gateway.errors import ApiError
 from gateway.schema.errors import Rejected
 from gateway.schema.query import Operation
 from store.errors import StoreUnavailable
+from store.session import Session
 
 RETRY_AFTER_SEC = 1
 # A browser reconnects after this many ms; random, so that a restart is not followed by a rush.
@@ -81,6 +82,23 @@ def unavailable(error: StoreUnavailable) -> ApiError:
         "Backend Unavailable",
         f"The event log is not available now; try again: {error}",
         headers={"Retry-After": str(RETRY_AFTER_SEC)},
+    )
+
+
+def locked(holder: Session | None) -> ApiError:
+    """The tenant's lock is taken: by a session, told in the details, or by a one-shot replay."""
+    if holder is None:
+        message = "A one-shot replay of this tenant is running"
+    else:
+        message = f"The tenant has an active replay session: {holder.view.id}"
+    return ApiError(
+        409,
+        "REPLAY_SESSION_ACTIVE",
+        "Replay Session Active",
+        message,
+        headers={"Retry-After": "5"},
+        omit_details=holder is not None,
+        extra={} if holder is None else {"details": holder.session},
     )
 
 

@@ -20,7 +20,7 @@ from gateway.playback.cursor import SessionCursor
 from gateway.playback.players import Players
 from gateway.playback.range import RangeError, Ranges, Wanted
 from gateway.playback.session_stream import SessionStream
-from gateway.routes.request import RETRY_MS, parse_body, read_body
+from gateway.routes.request import RETRY_MS, locked, parse_body, read_body
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.schema.policy import StreamAuth
@@ -255,17 +255,9 @@ def _require(outcome: Outcome, session_id: str) -> Session:
     session = outcome.session
     if outcome.answer is Answer.MISSING:
         raise _not_found(session_id)
-    if outcome.answer is Answer.ONE_SHOT:
-        raise ApiError(
-            409,
-            "REPLAY_SESSION_ACTIVE",
-            "Replay Session Active",
-            "A one-shot replay of this tenant is running",
-            headers={"Retry-After": "5"},
-        )
+    if outcome.answer in (Answer.ONE_SHOT, Answer.ACTIVE):
+        raise locked(session)
     assert session is not None  # noqa: S101 - every other answer comes with one
-    if outcome.answer is Answer.ACTIVE:
-        raise active(session)
     if outcome.answer is Answer.STATE:
         raise ApiError(
             409,
@@ -276,19 +268,6 @@ def _require(outcome: Outcome, session_id: str) -> Session:
             extra={"details": session.session},
         )
     return session
-
-
-def active(session: Session) -> ApiError:
-    """The lock is taken: who holds it is in the details."""
-    return ApiError(
-        409,
-        "REPLAY_SESSION_ACTIVE",
-        "Replay Session Active",
-        f"The tenant has an active replay session: {session.view.id}",
-        headers={"Retry-After": "5"},
-        omit_details=True,
-        extra={"details": session.session},
-    )
 
 
 def _not_found(session_id: str) -> ApiError:

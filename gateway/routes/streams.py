@@ -1,7 +1,8 @@
 """Watch and replay, by POST as Aviso's clients ask and by GET for browsers and curl."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -11,14 +12,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from gateway import sse
-from gateway.auth import Authenticator, OpenAccess
+from gateway.auth import Authenticator, OpenAccess, User
 from gateway.census import Streams
 from gateway.errors import ApiError
 from gateway.fanout import Fanout
 from gateway.log_stream import LogStream, StreamLimits, StreamPlan
 from gateway.metrics import Metrics
+from gateway.playback.lease import ReplayLocks
 from gateway.reading import Cursor, Reading, resolve
-from gateway.routes.request import RETRY_AFTER_SEC, RETRY_MS, invalid, read_body, refused
+from gateway.routes.request import RETRY_AFTER_SEC, RETRY_MS, invalid, locked, read_body, refused
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
 from gateway.schema.query import (
@@ -34,6 +36,7 @@ from gateway.schema.query import (
 from store.errors import StoreError, StoreUnavailable
 from store.event import StreamKey
 from store.log import EventLog
+from store.session import Lease
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -52,6 +55,7 @@ class Streaming:
     max_history: int
     body_limit: int
     draining: Callable[[], bool]
+    locks: ReplayLocks | None
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -106,16 +110,46 @@ class Streaming:
         )
         route = f"/api/v1/{operation}"
         name = f"{user.realm}/{user.username}" if user else None
-        return LogStream(
+        lease = await self._take_lock(operation, http, user, tenant)
+        response = LogStream(
             plan,
             log=self.log,
             fanout=self.fanout,
             census=self.streams,
             limits=self.limits,
-            lifetime=lambda: self.metrics.stream(route, asked.event_type, name),
+            lifetime=lambda: self._lifetime(route, asked.event_type, name, lease, response),
             on_events=self.metrics.events_sent(route, asked.event_type).inc,
             on_error=self.metrics.stream_errors(route, asked.event_type).inc,
         )
+        return response
+
+    async def _take_lock(
+        self, operation: Operation, http: HttpRequest, user: User | None, tenant: str
+    ) -> tuple[str, Lease] | None:
+        """The session lock of a tenant that is named, for a replay (playback contract, the lock)."""
+        named = "x-tenant-id" in http.headers or (user is not None and user.tenant is not None)
+        if self.locks is None or operation != "replay" or not named or http.method == "HEAD":
+            return None
+        taken = await self.locks.take(tenant)
+        if isinstance(taken, Lease):
+            return tenant, taken
+        raise locked(taken.session)
+
+    @contextmanager
+    def _lifetime(
+        self,
+        route: str,
+        event_type: str,
+        user: str | None,
+        lease: tuple[str, Lease] | None,
+        stream: LogStream,
+    ) -> Iterator[None]:
+        with self.metrics.stream(route, event_type, user):
+            if lease is None or self.locks is None:
+                yield
+                return
+            with self.locks.hold(*lease, on_lost=stream.abort):
+                yield
 
     async def _parse(self, http: HttpRequest, operation: Operation) -> Request:
         if http.method == "POST":
