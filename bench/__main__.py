@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -52,10 +53,8 @@ async def publish(port: int, connections: int, events: int) -> str:
     started = time.perf_counter()
     clients = []
     for future in done:
-        _, client = await loop.create_connection(
-            lambda future=future: Requester(payload, future), "127.0.0.1", port
-        )
-        clients.append(client)
+        make = partial(Requester, payload, future)
+        clients.append((await loop.create_connection(make, "127.0.0.1", port))[1])
     await asyncio.gather(*done)
     took = time.perf_counter() - started
     seconds = sorted(each for client in clients for each in client.seconds)
@@ -79,10 +78,10 @@ async def bulk(port: int, events: int, size: int) -> str:
     loop = asyncio.get_running_loop()
     done = [loop.create_future() for _ in range(8)]
     started = time.perf_counter()
-    clients = [
-        (await loop.create_connection(lambda f=future: Requester(payload, f), "127.0.0.1", port))[1]
-        for future in done
-    ]
+    clients = []
+    for future in done:
+        make = partial(Requester, payload, future)
+        clients.append((await loop.create_connection(make, "127.0.0.1", port))[1])
     await asyncio.gather(*done)
     took = time.perf_counter() - started
     assert not any(client.failures for client in clients)

@@ -267,6 +267,7 @@ class Gateway:
         logger.info("draining", streams=len(self.streams))
         await self.streams.drain(
             self.settings.drain.window_sec,
+            self.settings.drain.timeout_sec,
             on_left=lambda left: logger.warning("streams_cut_off", streams=left),
         )
 

@@ -10,7 +10,6 @@ from gateway.stream import EventStream
 TICK_SEC = 1.0
 # Streams told to close in one go before the loop is given back.
 _CLOSE_BATCH = 50
-_GRACE_SEC = 3.0
 
 
 class Streams:
@@ -71,12 +70,15 @@ class Streams:
             del self._deadlines[stream]
             stream.close("max_duration_reached")
 
-    async def drain(self, window_sec: float, *, on_left: Callable[[int], None]) -> None:
+    async def drain(
+        self, window_sec: float, timeout_sec: float, *, on_left: Callable[[int], None]
+    ) -> None:
         """Close every stream with `server_shutdown`, spread over a window; abort who takes nothing.
 
         `on_left` is told how many had to be aborted.
         """
         self._draining = True
+        ends = time.monotonic() + timeout_sec
         streams = list(self._open)
         pause = window_sec * _CLOSE_BATCH / max(len(streams), _CLOSE_BATCH)
         for start in range(0, len(streams), _CLOSE_BATCH):
@@ -85,7 +87,7 @@ class Streams:
             if start + _CLOSE_BATCH < len(streams):
                 await asyncio.sleep(pause)
         try:
-            async with asyncio.timeout(_GRACE_SEC):
+            async with asyncio.timeout(max(0.0, ends - time.monotonic())):
                 await self._empty.wait()
         except TimeoutError:
             left = list(self._open)

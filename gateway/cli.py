@@ -92,7 +92,10 @@ def _load(config: Path | None, flags: Mapping[str, object]) -> tuple[Loaded, Cat
     try:
         loaded = configuration.load(config, os.environ, flags)
         read = loaded.settings
-        return loaded, Catalog.parse(read.notification_schema, read.notification_schema_strict)
+        catalog = Catalog.parse(read.notification_schema, read.notification_schema_strict)
+        if not read.auth.enabled:
+            catalog.refuse_guarded()
+        return loaded, catalog
     except (SettingsError, SchemaError) as error:
         print(f"playhead: the configuration cannot be used: {error}", file=sys.stderr)
         raise typer.Exit(2) from error

@@ -30,8 +30,8 @@ class Subscriber(Protocol):
     def push(self, body: bytes, events: int) -> bool:
         """Take bytes at once. False: it blocked, took them over, and is no member any more."""
 
-    def on_gap(self, gap: Gap) -> None:
-        """Live events were removed before this process could read them."""
+    def on_gap(self, gap: Gap, before: Position) -> None:
+        """Live events, up to this place, were removed before this process could read them."""
 
     def on_reset(self) -> None:
         """The log is another one; the channel is closed."""
@@ -117,12 +117,12 @@ class Channel:
                         await asyncio.sleep(0)
         self._unswept.clear()
 
-    def on_gap(self, gap: Gap) -> None:
+    def on_gap(self, gap: Gap, before: Position) -> None:
         # Who is not live stands before the gap and finds it in the log.
-        self.ring.clear(Position(self.position.ms, gap.first_available - 1))
+        self.ring.clear(before)
         for _, members in list(self._groups.values()):
             for subscriber in list(members):
-                subscriber.on_gap(gap)
+                subscriber.on_gap(gap, before)
 
     def _wake(self) -> None:
         for future, sequence in self._waiting.items():

@@ -14,10 +14,10 @@ import structlog
 
 from gateway import sse
 from gateway.fanout import Channel, Fanout, Filter
-from gateway.reading import Reading
+from gateway.reading import Reading, place_before
 from gateway.stream import RETRY_SEC, Census, EventStream
 from store.errors import StoreError, StoreUnavailable
-from store.event import ORIGIN, Gap, GapReason, Page, Position, StreamKey
+from store.event import Gap, GapReason, Page, Position, StreamKey
 from store.log import EventLog
 
 CATCH_UP_BYTES = 256 << 10
@@ -208,8 +208,10 @@ class LogStream(EventStream):
 
     # -- live
 
-    def on_gap(self, gap: Gap) -> None:
-        self.push(sse.gap(self.topic, gap), 0)
+    def on_gap(self, gap: Gap, before: Position) -> None:
+        if not self.push(sse.gap(self.topic, gap), 0):
+            # It is told as soon as the client takes it: not to be found in the log once more.
+            self._position = before
 
     def on_reset(self) -> None:
         """The channel was closed under a live stream: find the new log."""
@@ -285,12 +287,11 @@ class LogStream(EventStream):
 
     async def _reopen(self) -> None:
         """Tell that the log is another one and start at its first event."""
-        head = await self._log.head(self._plan.stream)
+        stream = self._plan.stream
+        head = await self._log.head(stream)
+        start = await place_before(self._log, stream, head, head.floor + 1)
         self._reset = False
         self.leave()
         gap = Gap(GapReason.RESET, self._position.sequence + 1, head.first_available)
-        # Not short of the last event where nothing is kept: such a place looks like lost history.
-        emptied = head.floor == head.last.sequence
-        self._position = head.last if emptied else Position(ORIGIN.ms, head.floor)
-        self._epoch = head.epoch
+        self._position, self._epoch = start, head.epoch
         await self._write(sse.gap(self.topic, gap))

@@ -228,7 +228,7 @@ class Drain(Struct, frozen=True):
     timeout_sec: Annotated[
         float,
         Meta(description="What is still open this long after SIGTERM is cut off.", gt=0, le=3600),
-    ] = 8
+    ] = 7
 
 
 class Playback(Struct, frozen=True):

@@ -52,13 +52,13 @@ async def resolve(log: EventLog, stream: StreamKey, query: Query, cursor: Cursor
     if cursor is not None:
         gap = _cursor_gap(head, cursor)
         first = head.floor + 1 if gap else cursor.sequence + 1
-        after = await _before(log, stream, head, first)
+        after = await place_before(log, stream, head, first)
     elif isinstance(query.start, FromSequence):
         wanted = query.start.sequence
         # 0 asks for everything there is; a number asks for that event.
         if 0 < wanted <= head.floor:
             gap = Gap(GapReason.EXPIRED, wanted, head.first_available)
-        after = await _before(log, stream, head, max(wanted, head.floor + 1))
+        after = await place_before(log, stream, head, max(wanted, head.floor + 1))
     elif isinstance(query.start, FromTime):
         found = await log.before_time(stream, query.start.ms)
         # What was appended since the head was read is live, whatever its time.
@@ -79,13 +79,14 @@ def _cursor_gap(head: Head, cursor: Cursor) -> Gap | None:
     return None
 
 
-async def _before(log: EventLog, stream: StreamKey, head: Head, sequence: int) -> Position:
+async def place_before(log: EventLog, stream: StreamKey, head: Head, sequence: int) -> Position:
+    """The place just before a sequence, kept or not; not past the last event of the head."""
     if sequence > head.last.sequence:
         return head.last
     found = await log.before_sequence(stream, sequence)
     ms = head.last.ms if found is None else min(found.ms, head.last.ms)
-    # Just before the sequence asked for, kept or not: what a trim takes between the two look-ups is
-    # then found missing by the reading, and told.
+    # Not just before the one found: what a trim takes between the two look-ups is then missed by
+    # the reading, and told.
     return Position(ms, sequence - 1)
 
 
@@ -96,7 +97,7 @@ async def _end(
         wanted = query.end.sequence
         if wanted >= head.last.sequence:
             return head.last, head.last.sequence
-        return await _before(log, stream, head, wanted + 1), wanted
+        return await place_before(log, stream, head, wanted + 1), wanted
     if isinstance(query.end, ToTime):
         newest = await log.at_time(stream, query.end.ms)
         if newest is None or newest.sequence > head.last.sequence:

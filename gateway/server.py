@@ -115,6 +115,7 @@ def protocol(*, send_timeout_sec: float, header_bytes: int) -> type[asyncio.Prot
             self._head_timer.cancel()
             if self._lingering is not None:
                 self._lingering.cancel()
+            self._writer.close = self.transport.close  # else each holds the other until a gc run
             super().connection_lost(exc)
 
         def _on_head_timeout(self) -> None:

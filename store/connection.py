@@ -232,6 +232,11 @@ class Connection:
                 "start one there or give another address"
             ) from error
         except StoreError as error:
+            if self.cluster and "cluster support disabled" in str(error):
+                raise StoreConfigurationError(
+                    f"{where} is no node of a cluster; write redis:// in the address, or "
+                    "rediss:// for TLS"
+                ) from error
             denied = isinstance(error.__cause__, NoPermissionError)
             advice = "allow it with ACL SETUSER" if denied else "Playhead needs Redis 7.0 or Valkey"
             raise StoreConfigurationError(
@@ -245,7 +250,7 @@ class Connection:
             raise StoreConfigurationError(
                 f"{where} runs Redis {version}; Playhead needs Redis 7.0 or newer, or Valkey"
             )
-        if not self.cluster and server.get("redis_mode") == "cluster":
+        if not self.cluster and (await node.info("cluster")).get("cluster_enabled"):
             raise StoreConfigurationError(
                 f"{where} is a node of a cluster; write redis+cluster:// in the address, or "
                 "rediss+cluster:// for TLS"

@@ -34,8 +34,11 @@ class Listener(Protocol):
     async def on_entries(self, entries: Sequence[Entry], position: Position, epoch: bytes) -> None:
         """New entries, oldest first; `position` is the last one's."""
 
-    def on_gap(self, gap: Gap) -> None:
-        """Entries that come next were removed before they could be read."""
+    def on_gap(self, gap: Gap, before: Position) -> None:
+        """Entries that come next were removed before they could be read.
+
+        `before` is the place just before the first one there is, which comes next.
+        """
 
     def on_reset(self) -> None:
         """The log is another one: its epoch changed. The stream is no longer followed."""
@@ -96,12 +99,13 @@ class Tail:
 class _Followed:
     """One stream as a reader knows it."""
 
-    __slots__ = ("epoch", "key", "listener", "position")
+    __slots__ = ("epoch", "listener", "position", "seen")
 
     def __init__(self, position: Position, epoch: bytes, listener: Listener) -> None:
         self.position = position
         self.epoch = epoch
         self.listener = listener
+        self.seen = False
 
 
 class _Reader:
@@ -193,10 +197,8 @@ class _Reader:
         """After a (re)connect: is what we read still the history? A failover can lose writes."""
         for stream, followed in list(self._streams.items()):
             epoch = await self._log.confirm(stream, followed.position, followed.epoch)
-            if not followed.epoch:
-                # Followed before it existed: it was made meanwhile, not made anew.
-                followed.epoch = epoch
-            elif epoch != followed.epoch:
+            # One followed before it existed was made meanwhile, not made anew.
+            if followed.epoch and epoch != followed.epoch:
                 self._reset(stream, followed)
 
     def _reset(self, stream: StreamKey, followed: _Followed) -> None:
@@ -225,21 +227,24 @@ class _Reader:
     async def _deliver(
         self, stream: StreamKey, followed: _Followed, entries: Sequence[Entry]
     ) -> None:
-        first = Position.parse(entries[0][0]).sequence
+        first_ms, first = Position.parse(entries[0][0])
         expected = followed.position.sequence + 1
         if first < expected:
             # Numbers began again: the log was destroyed and made anew behind our back.
             self._reset(stream, followed)
             return
-        if first > expected or not followed.epoch:
+        if first > expected or not followed.seen:
             head = await self._log.head(stream)
             # A log that did not exist when it was followed has its epoch from its first entry on.
             followed.epoch = followed.epoch or head.epoch
             if not head.epoch or head.epoch != followed.epoch:
-                # Destroyed and made anew, and its numbers are past ours already.
+                # Destroyed and made anew, and its numbers do not tell: they are past ours already,
+                # or nothing had been read that they could be compared with.
                 self._reset(stream, followed)
                 return
+            followed.seen = True
             if head.floor >= expected and first > expected:
-                followed.listener.on_gap(Gap(GapReason.EXPIRED, expected, first))
+                gap = Gap(GapReason.EXPIRED, expected, first)
+                followed.listener.on_gap(gap, Position(first_ms, first - 1))
         followed.position = Position.parse(entries[-1][0])
         await followed.listener.on_entries(entries, followed.position, followed.epoch)

@@ -14,7 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from gateway import server as http_server, settings as configuration
+from gateway import server as http_server
+from gateway import settings as configuration
 from gateway.app import Gateway, open_gateway
 from gateway.schema.catalog import Catalog
 from store.connection import Connection

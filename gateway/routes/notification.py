@@ -195,19 +195,24 @@ def _split(body: bytes, content_type: str) -> list[bytes]:
     """The items of a JSON array, or of newline-delimited JSON, which need not be labelled so."""
     media_type = content_type.partition(";")[0].strip().lower()
     start = body.lstrip()[:1]
-    if start == b"{" or media_type in _LINES:
-        return [line for line in body.split(b"\n") if line.strip()]
+    labelled = media_type in _LINES
+    if labelled or start == b"{":
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if labelled or find_json_fault(lines[0]) is None:
+            return lines
     if start == b"[":
         try:
-            # Not looked into: an item that nobody can read is that item's own fault.
+            body.decode()  # the array is one text; what its items say is their own affair
             return [bytes(item) for item in _decode_array(body)]
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
             fault: str | None = find_json_fault(body) or str(error)
     else:
         fault = find_json_fault(body)
     if fault is not None:
         rejected = Rejected("INVALID_JSON", f"JSON parsing failed: {fault}", fault)
         raise refused(rejected, "notification")
+    if start == b"{":
+        return [body]  # one object, over several lines
     cause = "expected an array, or one JSON object a line"
     message = f"Request deserialization failed: {cause}"
     raise refused(Rejected("INVALID_REQUEST_SHAPE", message, cause), "notification")

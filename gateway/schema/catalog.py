@@ -99,6 +99,16 @@ class Catalog:
         _refuse_shared_bases(schemas)
         return cls(schemas, bool(schemas) if strict is None else strict)
 
+    def refuse_guarded(self) -> None:
+        """SchemaError when an event type asks for users; for a gateway that asks nobody who he is."""
+        for event_type in self.event_types:
+            auth = self._schemas[event_type].auth
+            if auth is not None and auth.required:
+                raise SchemaError(
+                    f"{PATH}.{event_type}.auth.required: with auth.enabled false everybody could "
+                    "read and write it; enable authentication or remove the block"
+                )
+
     def get(self, event_type: str) -> EventSchema | None:
         """The schema of exactly this event type."""
         return self._schemas.get(event_type)

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from tests.conftest import RunningGateway
-from tests.contract.reader import Frame, Stream, open_stream
+from tests.contract.reader import Frame, Params, Stream, open_stream, query
 
 NOTIFICATION = "/api/v1/notification"
 NOTIFICATIONS = "/api/v1/notifications"
@@ -37,7 +37,7 @@ class Api:
         body: object = None,
         *,
         content: bytes | str | None = None,
-        params: Mapping[str, str] | list[tuple[str, str]] | None = None,
+        params: Params = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         return await self.http.request(
@@ -45,7 +45,7 @@ class Api:
             path,
             json=body,
             content=content,
-            params=params,
+            params=query(params),
             headers={**self.headers, **(headers or {})},
         )
 
@@ -80,7 +80,7 @@ class Api:
         path: str,
         body: Mapping[str, object] | None = None,
         *,
-        params: Mapping[str, str] | list[tuple[str, str]] | None = None,
+        params: Params = None,
         headers: Mapping[str, str] | None = None,
     ) -> AbstractAsyncContextManager[Stream]:
         """POST with a body, GET with parameters."""
@@ -97,6 +97,7 @@ class Api:
         self,
         event_type: str = "note",
         identifier: Mapping[str, object] | None = None,
+        /,
         **limits: str,
     ) -> AbstractAsyncContextManager[Stream]:
         return self.stream(WATCH, ask(event_type, identifier, **limits))
@@ -105,6 +106,7 @@ class Api:
         self,
         event_type: str = "note",
         identifier: Mapping[str, object] | None = None,
+        /,
         **limits: str,
     ) -> list[Frame]:
         """Every frame of a replay, from the beginning unless told otherwise."""
@@ -117,14 +119,18 @@ class Api:
         self,
         event_type: str = "note",
         identifier: Mapping[str, object] | None = None,
+        /,
         **limits: str,
     ) -> list[int]:
         """The sequences that a replay delivers."""
-        return [each.sequence for each in notifications(await self.replay(event_type, identifier, **limits))]
+        return [
+            each.sequence
+            for each in notifications(await self.replay(event_type, identifier, **limits))
+        ]
 
 
 def ask(
-    event_type: str, identifier: Mapping[str, object] | None = None, **limits: str
+    event_type: str, identifier: Mapping[str, object] | None = None, /, **limits: str
 ) -> dict[str, object]:
     return {"event_type": event_type, "identifier": dict(identifier or {}), **limits}
 

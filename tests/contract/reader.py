@@ -8,11 +8,13 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
 DEADLINE_SEC = 20.0
+
+Params: TypeAlias = Mapping[str, str] | list[tuple[str, str]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def parse_frame(block: str) -> Frame:
         assert name not in fields, f"twice in a frame: {line!r}"
         fields[name] = value
     retry = fields.get("retry")
-    return Frame(fields["event"], fields["data"], fields.get("id"), retry and int(retry))
+    return Frame(fields["event"], fields["data"], fields.get("id"), int(retry) if retry else None)
 
 
 class Stream:
@@ -110,6 +112,13 @@ class Stream:
         return found
 
 
+def query(params: Params) -> httpx.QueryParams | None:
+    if params is None:
+        return None
+    pairs = params.items() if isinstance(params, Mapping) else params
+    return httpx.QueryParams(tuple(pairs))
+
+
 @asynccontextmanager
 async def open_stream(
     client: httpx.AsyncClient,
@@ -117,13 +126,13 @@ async def open_stream(
     path: str,
     *,
     json: object = None,
-    params: Mapping[str, str] | list[tuple[str, str]] | None = None,
+    params: Params = None,
     headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Stream]:
     """A stream that must open; it is closed with the block."""
     body = None if json is None else httpx.Request("POST", "http://x", json=json).content
     async with client.stream(
-        method, path, content=body, params=params, headers=headers
+        method, path, content=body, params=query(params), headers=headers
     ) as response:
         if response.status_code != 200:
             await response.aread()

@@ -1,17 +1,16 @@
 """Aviso wire contract §4 and §11.1 over HTTP: who is let in where, and what is checked first."""
 
-import asyncio
 import json
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
-import jwt
 import pytest
 import pytest_asyncio
+import yaml
 
 from tests.conftest import RunningGateway, Start
 from tests.contract.api import (
@@ -24,53 +23,21 @@ from tests.contract.api import (
     ask,
     assert_error,
 )
-from tests.contract.schemas import SCHEMAS
+from tests.contract.users import (
+    ADMIN,
+    GUARDED,
+    NO_ADMIN,
+    NO_READER,
+    NO_WRITER,
+    NOBODY,
+    PROXY,
+    assert_refused,
+    attempt,
+    bearer,
+    body_of,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-SECRET = "a secret of at least thirty-two bytes"
-FOUR = ["code", "error", "message", "request_id"]
-PROXY: dict[str, Any] = {
-    "enabled": True,
-    "mode": "trusted_proxy",
-    "jwt_secret": SECRET,
-    "admin_roles": {"ops": ["admin"]},
-}
-FIELD = {"topic": {"base": "?", "key_order": ["k"]}, "identifier": SCHEMAS["note"]["identifier"]}
-
-
-def stream_schema(name: str, **auth: object) -> dict[str, object]:
-    identifier = {"author": {"type": "StringHandler", "required": False}}
-    return {name: {"identifier": identifier, "auth": {"required": True, **auth}}}
-
-
-GUARDED: dict[str, object] = {
-    "note": SCHEMAS["note"],
-    **stream_schema("guarded"),
-    **stream_schema("readers", read_roles={"lab": ["reader"]}),
-    **stream_schema("writers", write_roles={"lab": ["writer"]}),
-    **stream_schema("every_role", read_roles={"lab": ["*"]}, write_roles={"lab": ["*"]}),
-}
-
-
-def token(
-    role: str | None = None, realm: str = "lab", *, secret: str = SECRET, **claims: object
-) -> str:
-    described = {
-        "sub": "ada",
-        "exp": time.time() + 86_400,  # the suite may run long after this module was read
-        "realm": realm,
-        "roles": [role] if role else [],
-        **claims,
-    }
-    return jwt.encode(described, secret, algorithm="HS256")
-
-
-def bearer(role: str | None = None, realm: str = "lab", **more: Any) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token(role, realm, **more)}"}
-
-
-ADMIN = bearer("admin", "ops")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -84,49 +51,6 @@ async def guarded(start_gateway: Start) -> AsyncIterator[RunningGateway]:
 @pytest.fixture
 def api(guarded: RunningGateway, tenant: str) -> Api:
     return Api(guarded, tenant)
-
-
-def body_of(operation: str, event_type: str) -> dict[str, object]:
-    start = {"from_id": "1"} if operation == "replay" else {}
-    return ask(event_type, {"author": "ada"}, **start)
-
-
-async def attempt(
-    api: Api, operation: str, event_type: str, headers: dict[str, str] | None = None
-) -> httpx.Response:
-    """The answer; of a stream its head alone."""
-    request = api.http.build_request(
-        "POST",
-        PATHS[operation],
-        json=body_of(operation, event_type),
-        headers={**api.headers, **(headers or {})},
-    )
-    response = await api.http.send(request, stream=True)
-    if response.headers["content-type"] != "text/event-stream":
-        await response.aread()
-    await response.aclose()
-    return response
-
-
-def assert_refused(
-    response: httpx.Response, status: int, message: str, challenges: tuple[str, ...] = ("Bearer",)
-) -> None:
-    code, label = {
-        401: ("UNAUTHORIZED", "unauthorized"),
-        403: ("FORBIDDEN", "forbidden"),
-        503: ("SERVICE_UNAVAILABLE", "service_unavailable"),
-    }[status]
-    found = assert_error(response, status, code, label)
-    assert list(found) == FOUR, "no details on auth errors"
-    assert found["message"] == message
-    expected = list(challenges) if status == 401 else []
-    assert response.headers.get_list("www-authenticate") == expected
-
-
-NOBODY = "Authentication is required for this stream"
-NO_READER = "User does not have required read role for this stream"
-NO_WRITER = "User does not have required write role for this stream"
-NO_ADMIN = "Only administrators can write to this stream"
 
 
 @pytest.mark.parametrize("operation", ["notification", "watch", "replay"])
@@ -224,7 +148,9 @@ async def test_invalid_credentials_are_refused_everywhere_but_on_schemas(
         assert (await api.send("GET", path, headers=headers)).status_code == 200
 
 
-@pytest.mark.parametrize("value", ["", "Bearer", "Digest abc", "Basic YTpi", "nonsense", "Bearer a b"])
+@pytest.mark.parametrize(
+    "value", ["", "Bearer", "Digest abc", "Basic YTpi", "nonsense", "Bearer a b"]
+)
 async def test_a_malformed_header_is_ignored_except_on_admin_routes(api: Api, value: str) -> None:
     headers = {"Authorization": value}
     assert (await attempt(api, "watch", "note", headers)).status_code == 200
@@ -284,7 +210,7 @@ async def test_a_token_bound_to_a_tenant_means_that_one_and_no_other(
     guarded: RunningGateway, api: Api, tenant: str
 ) -> None:
     bound = bearer(tenant_id=tenant)
-    path = {"params": {"event_type": "note", "from_id": "1"}}
+    params = {"event_type": "note", "from_id": "1"}
     published = await guarded.client.post(
         NOTIFICATION, json=body_of("notification", "note"), headers=bound
     )
@@ -299,7 +225,7 @@ async def test_a_token_bound_to_a_tenant_means_that_one_and_no_other(
         403,
         message,
     )
-    assert_refused(await guarded.client.get(REPLAY, headers=other, **path), 403, message)
+    assert_refused(await guarded.client.get(REPLAY, headers=other, params=params), 403, message)
     assert_refused(
         await guarded.client.post(
             NOTIFICATIONS, json=[body_of("notification", "note")], headers=other
@@ -309,85 +235,30 @@ async def test_a_token_bound_to_a_tenant_means_that_one_and_no_other(
     )
 
 
-# -- direct mode: a service decides
+# -- start
 
 
-class _Service(ThreadingHTTPServer):
-    """Stands where the authentication service would."""
-
-    daemon_threads = True
-    status = 200
-    answer: bytes = b""
-    authorization: str | None = None
-    seen: list[str]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Service
-
-    def do_GET(self) -> None:
-        self.server.seen.append(f"{self.path} {self.headers['Authorization']}")
-        self.send_response(self.server.status)
-        if self.server.authorization is not None:
-            self.send_header("Authorization", self.server.authorization)
-        self.send_header("Content-Length", str(len(self.server.answer)))
-        self.end_headers()
-        self.wfile.write(self.server.answer)
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
-@pytest.fixture
-def service() -> Iterator[_Service]:
-    with _Service(("127.0.0.1", 0), _Handler) as server:
-        server.seen = []
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-async def test_direct_mode_asks_the_service_and_tells_what_it_decides(
-    start_gateway: Start, service: _Service
+@pytest.mark.parametrize(
+    ("block", "accepted"),
+    [
+        ({"required": True}, False),
+        ({"required": True, "read_roles": {"lab": ["reader"]}}, False),
+        ({"required": False}, True),
+    ],
+)
+async def test_a_guarded_stream_without_authentication_is_refused_at_start(
+    tmp_path: Path, block: dict[str, object], accepted: bool
 ) -> None:
-    url = f"http://127.0.0.1:{service.server_port}"
-    auth = {**PROXY, "mode": "direct", "auth_o_tron_url": url, "timeout_ms": 2000}
-    both = ("Bearer", "Basic")
-    async with start_gateway(auth=auth, notification_schema=GUARDED) as gateway:
-        api = Api(gateway, gateway.tenant)
-
-        async def read(authorization: str | None) -> httpx.Response:
-            headers = {} if authorization is None else {"Authorization": authorization}
-            return await asyncio.wait_for(attempt(api, "watch", "readers", headers), 10)
-
-        assert_refused(await read(None), 401, NOBODY, both)
-        service.authorization = f"Bearer {token('reader')}"
-        for authorization in ("Basic YWRhOnB3", "Bearer opaque"):
-            assert (await read(authorization)).status_code == 200
-            assert service.seen[-1] == f"/authenticate {authorization}"
-        service.authorization = None
-        for answer in (
-            *({"token": token("reader")}, {"jwt": token("reader")}),
-            {"access_token": token("reader")},
-        ):
-            service.answer = json.dumps(answer).encode()
-            assert (await read("Bearer opaque")).status_code == 200
-        service.answer = token("reader").encode()
-        assert (await read("Bearer opaque")).status_code == 200
-        service.answer = token("writer").encode()
-        assert_refused(await read("Bearer opaque"), 403, NO_READER)
-        service.answer = token("reader", exp=1).encode()
-        assert_refused(await read("Bearer opaque"), 401, "Invalid or expired token", both)
-        away = "Authentication service temporarily unavailable"
-        for status, expected, message in (
-            (401, 401, "Invalid or expired token"),
-            (403, 403, "Token validation was denied"),
-            (500, 503, away),
-            (302, 503, away),
-        ):
-            service.status = status
-            assert_refused(await read("Bearer opaque"), expected, message, both)
-        service.status, service.answer = 200, b"{}"
-        assert_refused(await read("Bearer opaque"), 503, away)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"notification_schema": {"note": {"auth": block}}}))
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "check", "--config", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if accepted:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2
+        assert "notification_schema.note.auth.required: with auth.enabled false" in done.stderr

@@ -71,6 +71,8 @@ async def test_lines_are_taken_by_any_name_and_ending(api: Api, content_type: st
 async def test_one_object_is_one_line(api: Api) -> None:
     answer = (await api.post(NOTIFICATIONS, note())).json()
     assert answer["results"] == [{"status": "success", "id": "note@1", "sequence": 1}]
+    answer = (await send(api, json.dumps(note(), indent=2), "application/json")).json()
+    assert answer["results"] == [{"status": "success", "id": "note@2", "sequence": 2}]
 
 
 async def test_a_bad_item_does_not_stop_the_others(api: Api) -> None:
@@ -85,7 +87,10 @@ async def test_a_bad_item_does_not_stop_the_others(api: Api) -> None:
         ('{"event_type":"note","identifier":{"author":"a"},"time":5}', "INVALID_REQUEST_SHAPE"),
         ('{"event_type":"note","identifier":{}}', "INVALID_NOTIFICATION_REQUEST"),
         ('{"event_type":"note","identifier":{"point":"1,2"}}', "INVALID_NOTIFICATION_REQUEST"),
-        ('{"event_type":"note","identifier":{"author":"a"},"to_id":"1"}', "INVALID_NOTIFICATION_REQUEST"),
+        (
+            '{"event_type":"note","identifier":{"author":"a"},"to_id":"1"}',
+            "INVALID_NOTIFICATION_REQUEST",
+        ),
         ('{"event_type":"a@b","identifier":{}}', "INVALID_NOTIFICATION_REQUEST"),
     ]
     good = json.dumps(note())
@@ -94,9 +99,7 @@ async def test_a_bad_item_does_not_stop_the_others(api: Api) -> None:
     assert (answer["accepted"], answer["rejected"]) == (len(bad), len(bad))
     codes = [result["code"] for result in answer["results"][1::2]]
     assert codes == [code for _, code in bad]
-    assert [result["sequence"] for result in answer["results"][::2]] == [
-        *range(1, len(bad) + 1)
-    ]
+    assert [result["sequence"] for result in answer["results"][::2]] == [*range(1, len(bad) + 1)]
     assert len(await api.found()) == len(bad)
 
 
@@ -118,6 +121,10 @@ async def test_a_line_that_is_no_utf8_is_its_own_fault(api: Api) -> None:
         (b"[] []", "INVALID_JSON"),
         (b"[" * 100_000, "INVALID_JSON"),
         (b"\x00\xff", "INVALID_JSON"),
+        (b'[{"event_type":"\xff","identifier":{}}]', "INVALID_JSON"),
+        (b"{", "INVALID_JSON"),
+        (b'{"event_type":"note",\n"identifier":{"author":"a"}', "INVALID_JSON"),
+        (b'{"event_type":"note","identifier":{"author":"a"}', "INVALID_JSON"),
         (b"null", "INVALID_REQUEST_SHAPE"),
         (b"5", "INVALID_REQUEST_SHAPE"),
         (b'"text"', "INVALID_REQUEST_SHAPE"),

@@ -86,14 +86,26 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("severity", '{"GT":1}', "constraint has invalid operator 'GT'. Allowed: eq, in, gt"),
     ("region", '{"gt":"north"}', "constraint has invalid operator 'gt'. Allowed: eq, in"),
-    ("region", '{"between":["a","b"]}', "constraint has invalid operator 'between'. Allowed: eq, in"),
+    (
+        "region",
+        '{"between":["a","b"]}',
+        "constraint has invalid operator 'between'. Allowed: eq, in",
+    ),
     *(
-        ("severity", f'{{"{operator}":{operand}}}', f"constraint operator '{operator}' expects integer value")
+        (
+            "severity",
+            f'{{"{operator}":{operand}}}',
+            f"constraint operator '{operator}' expects integer value",
+        )
         for operator in ("eq", "gt", "gte", "lt", "lte")
         for operand in ('"4"', "4.0", "true", "null", "[4]", "{}", "1e0", "99999999999999999999")
     ),
     *(
-        ("anomaly", f'{{"{operator}":{operand}}}', f"constraint operator '{operator}' expects numeric value")
+        (
+            "anomaly",
+            f'{{"{operator}":{operand}}}',
+            f"constraint operator '{operator}' expects numeric value",
+        )
         for operator in ("eq", "gt", "gte", "lt", "lte")
         for operand in ('"4"', "true", "null", "[4]", "{}", "1e999")
     ),
@@ -110,14 +122,22 @@ REFUSED: list[tuple[str, str, str]] = [
     ("anomaly", '{"in":[]}', "constraint operator 'in' must contain at least one value"),
     ("severity", '{"between":4}', "constraint operator 'between' expects [min,max]"),
     *(
-        ("severity", f'{{"between":{operand}}}', "constraint operator 'between' expects exactly two values [min,max]")
+        (
+            "severity",
+            f'{{"between":{operand}}}',
+            "constraint operator 'between' expects exactly two values [min,max]",
+        )
         for operand in ("[]", "[1]", "[1,2,3]")
     ),
     ("severity", '{"between":[5,3]}', "constraint operator 'between' expects min <= max"),
     ("anomaly", '{"between":[1,0.5]}', "constraint operator 'between' expects min <= max"),
     ("severity", '{"between":["1","2"]}', "constraint operator 'between' expects integer value"),
     *(
-        ("severity", f'{{"{operator}":{operand}}}', "constraint value 8 is outside allowed range [1, 7]")
+        (
+            "severity",
+            f'{{"{operator}":{operand}}}',
+            "constraint value 8 is outside allowed range [1, 7]",
+        )
         for operator, operand in (
             *(("eq", "8"), ("gt", "8"), ("lte", "8"), ("in", "[1,8]"), ("between", "[1,8]")),
         )
@@ -132,9 +152,7 @@ UNSUPPORTED = ["run", "day", "iso_day", "expver", "name"]
 async def test_a_bad_constraint_is_refused_with_its_sentence(
     api: Api, operation: str, name: str, constraint: str, sentence: str
 ) -> None:
-    content = (
-        f'{{"event_type":"storm","from_id":"1","identifier":{{"{name}":{constraint}}}}}'
-    )
+    content = f'{{"event_type":"storm","from_id":"1","identifier":{{"{name}":{constraint}}}}}'
     response = await api.post(PATHS[operation], content=content)
     found = assert_error(response, 400, f"INVALID_{operation.upper()}_REQUEST")
     assert found["message"].startswith(f"Field '{name}' {sentence}"), found["message"]

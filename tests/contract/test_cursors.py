@@ -47,9 +47,7 @@ def gap_of(stream: Stream) -> Frame:
 
 @pytest.mark.parametrize("header", [True, False])
 @pytest.mark.parametrize("path", [WATCH, REPLAY])
-async def test_a_cursor_goes_on_after_the_event_it_names(
-    api: Api, path: str, header: bool
-) -> None:
+async def test_a_cursor_goes_on_after_the_event_it_names(api: Api, path: str, header: bool) -> None:
     await api.publish_many(5)
     epoch = (await newest(api)).partition("-")[2]
     for cursor in (f"2-{epoch}", "2", f" 2-{epoch} "):
@@ -98,7 +96,20 @@ async def test_an_empty_cursor_is_none(api: Api) -> None:
 
 @pytest.mark.parametrize(("path", "operation"), [(WATCH, "watch"), (REPLAY, "replay")])
 @pytest.mark.parametrize(
-    "cursor", ["x", "-1", "1.5", "1-", "-abc", "1-xyz", "1-ABC", "1-2-3", "9" * 20, "1-" + "a" * 33, "note@1"]
+    "cursor",
+    [
+        "x",
+        "-1",
+        "1.5",
+        "1-",
+        "-abc",
+        "1-xyz",
+        "1-ABC",
+        "1-2-3",
+        "9" * 20,
+        "1-" + "a" * 33,
+        "note@1",
+    ],
 )
 async def test_a_bad_cursor_is_refused_with_its_value(
     api: Api, path: str, operation: str, cursor: str
@@ -157,9 +168,7 @@ async def test_a_cursor_of_another_log_is_reset(api: Api, cursor: str) -> None:
     assert sequences(stream.seen) == [1, 2]
 
 
-async def test_a_cursor_of_a_log_that_is_not_there_any_more(
-    api: Api, backend: Connection
-) -> None:
+async def test_a_cursor_of_a_log_that_is_not_there_any_more(api: Api, backend: Connection) -> None:
     await api.publish_many(2)
     cursor = await newest(api)
     stream = StreamKey(api.tenant, "note")
@@ -173,9 +182,7 @@ async def test_a_cursor_of_a_log_that_is_not_there_any_more(
     assert sequences(again.seen) == [1, 2, 3]
 
 
-async def test_a_live_watch_is_told_when_its_log_is_replaced(
-    api: Api, backend: Connection
-) -> None:
+async def test_a_live_watch_is_told_when_its_log_is_replaced(api: Api, backend: Connection) -> None:
     await api.publish_many(3)
     key = StreamKey(api.tenant, "note")
     async with api.watch() as stream:
@@ -240,7 +247,9 @@ async def test_the_position_of_a_heartbeat_is_a_cursor(start_gateway: Start) -> 
             beat = await stream.until(lambda frame: frame.data.get("sequence") == 6)
         assert re.fullmatch(r"6-[0-9a-f]+", beat.id or "")
         await api.publish("note", {"author": "nobody"})
-        async with api.stream(WATCH, params=params, headers={"Last-Event-ID": beat.id or ""}) as stream:
+        async with api.stream(
+            WATCH, params=params, headers={"Last-Event-ID": beat.id or ""}
+        ) as stream:
             first = await stream.next()
             assert first.data["from_sequence"] == 7
             assert (await stream.notification()).sequence == 7

@@ -14,29 +14,30 @@ NOTE = {"event_type": "note", "identifier": {"author": "ada"}}
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "media_type"),
+    ("method", "path", "body", "expected"),
     [
-        ("POST", NOTIFICATION, NOTE, 200, "application/json"),
-        ("GET", "/api/v1/schema", None, 200, "application/json"),
-        ("GET", "/api/v1/schema/note", None, 200, "application/json"),
-        ("GET", "/api/v1/schema/nothing", None, 404, "application/json"),
-        ("DELETE", "/api/v1/admin/wipe/all", None, 200, "application/json"),
-        ("DELETE", "/api/v1/admin/wipe/stream", {"stream_name": "note"}, 200, "application/json"),
-        ("DELETE", "/api/v1/admin/notification/note@1", None, 404, "application/json"),
-        ("GET", "/health", None, 200, "application/json"),
-        ("GET", "/ready", None, 200, "application/json"),
-        ("GET", "/", None, 200, "text/html; charset=utf-8"),
-        ("GET", "/swagger-ui/", None, 200, "text/html; charset=utf-8"),
-        ("GET", "/api-docs/openapi.json", None, 200, "application/json"),
-        ("GET", "/no/such/path", None, 404, "application/json"),
-        ("POST", "/health", None, 405, "application/json"),
-        ("POST", REPLAY, {}, 400, "application/json"),
-        ("GET", WATCH, None, 400, "application/json"),
+        ("POST", NOTIFICATION, NOTE, (200, "application/json")),
+        ("GET", "/api/v1/schema", None, (200, "application/json")),
+        ("GET", "/api/v1/schema/note", None, (200, "application/json")),
+        ("GET", "/api/v1/schema/nothing", None, (404, "application/json")),
+        ("DELETE", "/api/v1/admin/wipe/all", None, (200, "application/json")),
+        ("DELETE", "/api/v1/admin/wipe/stream", {"stream_name": "note"}, (200, "application/json")),
+        ("DELETE", "/api/v1/admin/notification/note@1", None, (404, "application/json")),
+        ("GET", "/health", None, (200, "application/json")),
+        ("GET", "/ready", None, (200, "application/json")),
+        ("GET", "/", None, (200, "text/html; charset=utf-8")),
+        ("GET", "/swagger-ui/", None, (200, "text/html; charset=utf-8")),
+        ("GET", "/api-docs/openapi.json", None, (200, "application/json")),
+        ("GET", "/no/such/path", None, (404, "application/json")),
+        ("POST", "/health", None, (405, "application/json")),
+        ("POST", REPLAY, {}, (400, "application/json")),
+        ("GET", WATCH, None, (400, "application/json")),
     ],
 )
 async def test_every_answer_has_its_status_media_type_and_request_id(
-    api: Api, method: str, path: str, body: object, status: int, media_type: str
+    api: Api, method: str, path: str, body: object, expected: tuple[int, str]
 ) -> None:
+    status, media_type = expected
     response = await api.send(method, path, body)
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == media_type
@@ -49,9 +50,7 @@ async def test_a_request_id_is_made_for_each_request_and_an_inbound_one_is_not_t
     api: Api,
 ) -> None:
     given = "5a1e8f2e-0000-4000-8000-000000000000"
-    answers = [
-        await api.send("GET", "/health", headers={"X-Request-ID": given}) for _ in range(2)
-    ]
+    answers = [await api.send("GET", "/health", headers={"X-Request-ID": given}) for _ in range(2)]
     first, second = (UUID(answer.headers["x-request-id"]) for answer in answers)
     assert first != second
     assert str(first) != given

@@ -72,7 +72,7 @@ async def test_strict_mode_holds_for_get_too(strict: RunningGateway, path: str) 
 async def test_strict_with_no_schema_refuses_everything(
     start_gateway: Start, schema: dict[str, object] | None, operation: str
 ) -> None:
-    nothing = {name: None for name in ("extreme_event", "earthquake")}
+    nothing = dict.fromkeys(("extreme_event", "earthquake"))
     async with start_gateway(
         notification_schema=None if schema is None else nothing, notification_schema_strict=True
     ) as gateway:

@@ -124,11 +124,15 @@ async def test_every_form_of_a_value_is_stored_as_one_and_found_by_every_form(
     async with api.watch("storm", {name: forms[-1]}) as live:
         await live.next()
         other = {"name": "other", "day": "2001-01-01", "iso_day": "2001-01-01", "run": "17"}
-        await api.publish("storm", {**STORM, **other, "level": 7, "severity": 2, "step": 3} | {
-            "region": "north" if canonical == "south" else "South",
-            "expver": "zz",
-            "anomaly": 0,
-        })
+        await api.publish(
+            "storm",
+            {**STORM, **other, "level": 7, "severity": 2, "step": 3}
+            | {
+                "region": "north" if canonical == "south" else "South",
+                "expver": "zz",
+                "anomaly": 0,
+            },
+        )
         for form in forms:
             await api.publish("storm", {**STORM, name: form})
         for frame in await live.notifications(len(forms)):

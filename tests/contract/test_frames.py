@@ -206,7 +206,9 @@ async def test_the_topic_shows_values_decoded_and_constraints_as_any(api: Api) -
         assert (await stream.next()).data["topic"] == "legacy_area.*.*"
 
 
-@pytest.mark.parametrize("value", ["a\nb", "a\r\ndata: x", "\r", "\n\nevent: gap\ndata: {}\n\n", "\x00"])
+@pytest.mark.parametrize(
+    "value", ["a\nb", "a\r\ndata: x", "\r", "\n\nevent: gap\ndata: {}\n\n", "\x00"]
+)
 async def test_no_value_can_break_a_frame(api: Api, value: str) -> None:
     """Event injection: the reader of these tests fails on any line that is no field."""
     await api.publish("note", {"author": value}, {value: value})

@@ -206,7 +206,8 @@ async def test_encoded_parameters_are_decoded_once(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["event_type=%ff", "event_type=note&identifier.author=%ff%fe", "%ff=1", "event_type=%ED%A0%80"]
+    "query",
+    ["event_type=%ff", "event_type=note&identifier.author=%ff%fe", "%ff=1", "event_type=%ED%A0%80"],
 )
 async def test_parameters_that_are_no_utf8_break_nothing(api: Api, query: str) -> None:
     response = await api.send("GET", f"{REPLAY}?{query}&from_id=1")

@@ -58,7 +58,7 @@ async def test_an_http_1_0_client_gets_plain_bytes_and_the_end_of_the_connection
 
 async def test_an_http_1_0_client_can_watch(api: Api) -> None:
     sent = head_of("GET", f"{WATCH}?event_type=note", "1.0", api)
-    head, body = await talk(api.gateway, sent, until=b'event: heartbeat\n')
+    head, body = await talk(api.gateway, sent, until=b"event: heartbeat\n")
     assert b"connection: keep-alive" not in head
     assert re.match(rb"(id: [^\n]+\n)?event: live-notification\n", body)
 
@@ -78,7 +78,7 @@ async def test_http_1_1_streams_are_chunked_and_kept_alive(api: Api) -> None:
     head, body = await talk(api.gateway, sent)
     assert b"transfer-encoding: chunked" in head
     assert b"connection: keep-alive" in head
-    assert b'0\r\n\r\nHTTP/1.1 200 OK' in body
+    assert b"0\r\n\r\nHTTP/1.1 200 OK" in body
     assert body.endswith(b'{"status":"ok"}')
 
 
@@ -179,7 +179,12 @@ async def test_a_trailer_is_no_header(api: Api) -> None:
 
 
 async def test_an_upgrade_is_answered_as_plain_http(api: Api) -> None:
-    lines = ("Host: x", "Connection: Upgrade, close", "Upgrade: websocket", "Sec-WebSocket-Key: eA==")
+    lines = (
+        "Host: x",
+        "Connection: Upgrade, close",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Key: eA==",
+    )
     head, body = await talk(api.gateway, head_of("GET", "/health", "1.1", api, *lines))
     assert head.startswith(b"http/1.1 200")
     assert json.loads(body) == {"status": "ok"}

@@ -35,7 +35,9 @@ async def test_the_same_request_again_is_stored_once_and_answered_alike(api: Api
 
 async def test_forms_of_one_event_are_one_event(api: Api) -> None:
     """What is compared is what would be stored: canonical values, compact JSON."""
-    await send(api, "key", {"event_type": "order", "identifier": {"shop": "a", "version": 1}, "payload": 5})
+    await send(
+        api, "key", {"event_type": "order", "identifier": {"shop": "a", "version": 1}, "payload": 5}
+    )
     again = {"identifier": {"version": "0001", "shop": "a"}, "payload": 5, "event_type": "order"}
     assert (await send(api, "key", again)).json()["sequence"] == 1
 

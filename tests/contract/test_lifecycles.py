@@ -49,34 +49,35 @@ async def test_a_watch_with_history_replays_completes_and_goes_live(api: Api) ->
     assert stream.seen[0].kind == "replay_started"
     assert sequences(stream, "replay") == list(range(4, 13))
     assert sequences(stream, "live-notification") == [13, 14, 15]
-    assert [kind for kind in kinds(stream.seen) if kind == "replay_completed"] == ["replay_completed"]
+    assert [kind for kind in kinds(stream.seen) if kind == "replay_completed"] == [
+        "replay_completed"
+    ]
 
 
 async def test_a_live_watch_ends_with_a_frame_when_the_server_shuts_down(
     start_gateway: Start,
 ) -> None:
-    async with httpx.AsyncClient() as outliving:
-        async with start_gateway(**CONTRACT) as gateway:
-            api = Api(gateway, gateway.tenant)
-            await api.publish()
-            async with api.watch() as live, api.watch(from_id="1") as resumed:
-                await live.next()
-                await resumed.until("replay_completed")
-                draining = asyncio.create_task(gateway.gateway.drain())
-                for stream in (live, resumed):
-                    *_, closing = await stream.rest()
-                    assert closing.event == "connection-closing"
-                    assert closing.data["reason"] == "server_shutdown"
-                    assert closing.data["message"] == "Server is shutting down gracefully"
-                await draining
-            refused = await outliving.post(gateway.url + REPLAY, json=ask("note", from_id="1"))
-            found = assert_error(refused, 503, "SHUTTING_DOWN")
-            assert int(refused.headers["retry-after"]) >= 1
-            assert "connect again" in found["message"]
-            ready = await outliving.get(gateway.url + "/ready")
-            assert ready.status_code == 503
-            assert ready.json()["draining"] is True
-            assert (await outliving.get(gateway.url + "/health")).status_code == 200
+    async with httpx.AsyncClient() as outliving, start_gateway(**CONTRACT) as gateway:
+        api = Api(gateway, gateway.tenant)
+        await api.publish()
+        async with api.watch() as live, api.watch(from_id="1") as resumed:
+            await live.next()
+            await resumed.until("replay_completed")
+            draining = asyncio.create_task(gateway.gateway.drain())
+            for stream in (live, resumed):
+                *_, closing = await stream.rest()
+                assert closing.event == "connection-closing"
+                assert closing.data["reason"] == "server_shutdown"
+                assert closing.data["message"] == "Server is shutting down gracefully"
+            await draining
+        refused = await outliving.post(gateway.url + REPLAY, json=ask("note", from_id="1"))
+        found = assert_error(refused, 503, "SHUTTING_DOWN")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "connect again" in found["message"]
+        ready = await outliving.get(gateway.url + "/ready")
+        assert ready.status_code == 503
+        assert ready.json()["draining"] is True
+        assert (await outliving.get(gateway.url + "/health")).status_code == 200
 
 
 async def test_shutdown_ends_a_replay_and_a_history_with_its_reason(start_gateway: Start) -> None:
@@ -153,8 +154,9 @@ async def test_a_heartbeat_tells_how_far_the_log_was_looked_through(start_gatewa
         api = Api(gateway, gateway.tenant)
         async with (
             api.watch("note", {"author": "nobody"}) as stream,
-            api.stream("/api/v1/watch", params={"event_type": "note", "identifier.author": "x"})
-            as browser,
+            api.stream(
+                "/api/v1/watch", params={"event_type": "note", "identifier.author": "x"}
+            ) as browser,
         ):
             await stream.next()
             assert (await stream.next()).data["sequence"] == 0

@@ -11,7 +11,6 @@ from tests.contract.api import (
     LABELS,
     NOTIFICATIONS,
     PATHS,
-    REPLAY,
     WATCH,
     Api,
     ask,
@@ -42,9 +41,7 @@ async def record(api: Api) -> None:
 
 async def refused(api: Api, operation: str, **limits: str) -> dict[str, Any]:
     response = await api.post(PATHS[operation], ask("note", **limits))
-    return assert_error(
-        response, 400, f"INVALID_{operation.upper()}_REQUEST", LABELS[operation]
-    )
+    return assert_error(response, 400, f"INVALID_{operation.upper()}_REQUEST", LABELS[operation])
 
 
 readings = pytest.mark.parametrize("operation", ["watch", "replay"])
@@ -166,7 +163,7 @@ async def test_from_date_takes_unix_times_and_date_times_inclusively(
 @pytest.mark.parametrize(
     "value",
     [
-        *("2026-02-25", "20260225", "2026-02-25T", "2026-02-25T12", "2026-02-25T12:00"),
+        *("2026-02-25", "2026-02-25T", "2026-02-25T12", "2026-02-25T12:00"),
         *("2026-02-25T12:00:00+0100", "2026-02-25T12:00:00+01", "2026-02-25T12:00:00 +01:00"),
         *("2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z", "2026-02-25T24:00:00Z"),
         *("2026-02-25T12:60:00Z", "2026-02-25T12:00:61Z", "2026-02-25T12:00:00+24:00"),
@@ -178,8 +175,6 @@ async def test_from_date_takes_unix_times_and_date_times_inclusively(
 async def test_what_is_no_date_is_refused_with_the_value(
     api: Api, operation: str, value: str
 ) -> None:
-    if value == "20260225":
-        pytest.skip("eight digits are a unix time of August 1970")
     found = await refused(api, operation, from_date=value)
     beginning = f"from_date must be a valid datetime/timestamp. Got: '{value}'. Error: "
     assert found["message"].startswith(beginning)
@@ -250,9 +245,7 @@ async def test_both_ends_are_refused(api: Api) -> None:
 async def test_an_end_before_its_start_is_refused_with_both(api: Api) -> None:
     found = await refused(api, "replay", from_id="5", to_id="4")
     assert found["message"] == "to_id (4) must not be lower than from_id (5)"
-    found = await refused(
-        api, "replay", from_date="2026-02-25T12:00:00.5+01:00", to_date="1"
-    )
+    found = await refused(api, "replay", from_date="2026-02-25T12:00:00.5+01:00", to_date="1")
     assert found["message"] == (
         "to_date (1970-01-01T00:00:01+00:00) must not be earlier than "
         "from_date (2026-02-25T11:00:00.500+00:00)"

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import socket
 import time
+from pathlib import Path
 
 import httpx
 import jwt
@@ -10,9 +12,10 @@ import pytest
 
 from store.connection import Connection, log_key
 from store.event import StreamKey
-from tests.conftest import Start
+from tests.conftest import Start, example_configuration, merge
 from tests.contract.api import NOTIFICATION, NOTIFICATIONS, REPLAY, WATCH, Api, ask
 from tests.contract.schemas import SCHEMAS
+from tests.servers import GatewayProcess, Valkey, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -121,9 +124,7 @@ async def test_alerts_find_their_series_before_anything_happened(start_gateway: 
     assert {name: found.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
 
 
-async def test_notifications_are_counted_by_type_and_outcome(
-    api: Api, backend: Connection
-) -> None:
+async def test_notifications_are_counted_by_type_and_outcome(api: Api, backend: Connection) -> None:
     async with Moves(api) as moves:
         await api.publish()
         await api.publish("loose", {})
@@ -177,7 +178,12 @@ async def test_calls_to_the_backend_are_counted_and_timed(api: Api, backend: Con
         ("GET", "/health", "/health", 200),
         ("GET", "/api/v1/schema/note", "/api/v1/schema/{event_type}", 200),
         ("GET", "/api/v1/schema/nothing", "/api/v1/schema/{event_type}", 404),
-        ("DELETE", "/api/v1/admin/notification/x@1", "/api/v1/admin/notification/{notification_id}", 404),
+        (
+            "DELETE",
+            "/api/v1/admin/notification/x@1",
+            "/api/v1/admin/notification/{notification_id}",
+            404,
+        ),
         ("GET", NOTIFICATION, NOTIFICATION, 405),
         ("POST", NOTIFICATION, NOTIFICATION, 400),
         ("GET", "/no/such/path", "unmatched", 404),
@@ -299,5 +305,17 @@ async def test_metrics_are_where_the_settings_say_and_only_there(start_gateway: 
     async with start_gateway(metrics={"enabled": False}) as gateway:
         assert (await gateway.client.get("/metrics")).status_code == 404
     async with start_gateway(metrics=None) as gateway:
-        response: httpx.Response = await gateway.client.get("/metrics")
-        assert response.status_code == 404
+        assert (await gateway.client.get("/metrics")).status_code == 404
+
+
+async def test_metrics_may_have_a_port_of_their_own(valkey: Valkey, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    content = example_configuration()
+    merge(content, {"store": {"url": valkey.url}, "metrics": {"port": port}})
+    process = GatewayProcess(tmp_path / "gateway", content)
+    with running(process):
+        scraped = httpx.get(f"http://127.0.0.1:{port}/metrics")
+        assert "playhead_build_info" in scraped.text
+        assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 404
+        assert httpx.get(f"{process.url}/metrics").status_code == 404

@@ -18,9 +18,7 @@ INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 async def refused(api: Api, event_type: str, identifier: object, **more: object) -> dict[str, Any]:
     body = {"event_type": event_type, "identifier": identifier, **more}
     response = await api.post(NOTIFICATION, body)
-    return assert_error(
-        response, 400, "INVALID_NOTIFICATION_REQUEST", LABELS["notification"]
-    )
+    return assert_error(response, 400, "INVALID_NOTIFICATION_REQUEST", LABELS["notification"])
 
 
 async def test_the_answer_names_request_time_and_place(api: Api) -> None:
@@ -71,7 +69,10 @@ async def test_a_point_cannot_be_published(api: Api, event_type: str, value: obj
 @pytest.mark.parametrize("value", [{"gt": 1}, {}, {"eq": 1}])
 async def test_a_constraint_cannot_be_published(api: Api, name: str, value: object) -> None:
     found = await refused(api, "storm", {**STORM, name: value})
-    assert found["message"] == f"Field '{name}' constraint object is not supported for notify operation"
+    assert (
+        found["message"]
+        == f"Field '{name}' constraint object is not supported for notify operation"
+    )
 
 
 @pytest.mark.parametrize("name", list(STORM))
@@ -173,7 +174,9 @@ async def test_the_filter_of_a_reading_is_not_part_of_what_it_gets(api: Api) -> 
         assert area.data["data"]["identifier"] == {"name": "a", "polygon": SQUARE}
 
 
-@pytest.mark.parametrize("value", ["*", "a.b", "a>b", "100%", "%2E", ">", ".", "%", "**", "..", " "])
+@pytest.mark.parametrize(
+    "value", ["*", "a.b", "a>b", "100%", "%2E", ">", ".", "%", "**", "..", " "]
+)
 async def test_a_value_may_hold_the_characters_of_a_topic(api: Api, value: str) -> None:
     """[?] of §5.1: upstream loses a literal `*`; here the canonical identifier is what is stored."""
     await api.publish("note", {"author": value})

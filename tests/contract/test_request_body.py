@@ -21,7 +21,13 @@ operations = pytest.mark.parametrize("operation", ["notification", "watch", "rep
     "content",
     [
         *(b"", b"   ", b"{", b"{]", b"nope", b"'single'", b'{"event_type":"note",}'),
-        *(b'{"a":1} trailing', b"{'event_type':'note'}", b'{"a":NaN}', b'{"a":01}', b"\xef\xbb\xbf{}"),
+        *(
+            b'{"a":1} trailing',
+            b"{'event_type':'note'}",
+            b'{"a":NaN}',
+            b'{"a":01}',
+            b"\xef\xbb\xbf{}",
+        ),
         *(b'{"event_type":"\xff","identifier":{}}', b'{"a":"\\ud800"}', b'{"a":"tab\there"}'),
         *(b"[" * 100_000, b'{"payload":' + b"[" * 200 + b"]" * 200 + b"}", b"\x00"),
     ],
@@ -93,9 +99,7 @@ async def test_a_reading_ignores_a_payload(api: Api, payload: object) -> None:
 @pytest.mark.parametrize("name", ["to_id", "to_date"])
 async def test_an_end_is_for_replay_only(api: Api, operation: str, name: str) -> None:
     response = await api.post(PATHS[operation], {**NOTE, name: "5"})
-    body = assert_error(
-        response, 400, f"INVALID_{operation.upper()}_REQUEST", LABELS[operation]
-    )
+    body = assert_error(response, 400, f"INVALID_{operation.upper()}_REQUEST", LABELS[operation])
     assert body["message"] == (
         f"to_id and to_date are only supported for the replay endpoint, not /{operation}"
     )
@@ -132,15 +136,34 @@ async def test_a_reading_is_validated_in_order(api: Api, operation: str) -> None
     path, code = PATHS[operation], f"INVALID_{operation.upper()}_REQUEST"
     both = {"polygon": "x", "point": "y"}
     steps: list[tuple[dict[str, Any], str]] = [
-        ({"identifier": both | {"no": 1}, "from_id": "x", "from_date": "x"}, "Cannot specify both identifier"),
-        ({"identifier": {"point": "y", "no": 1}, "from_id": "x", "from_date": "x"}, "identifier.point must be"),
+        (
+            {"identifier": both | {"no": 1}, "from_id": "x", "from_date": "x"},
+            "Cannot specify both identifier",
+        ),
+        (
+            {"identifier": {"point": "y", "no": 1}, "from_id": "x", "from_date": "x"},
+            "identifier.point must be",
+        ),
         ({"identifier": {"no": 1}, "from_id": "x", "from_date": "x"}, "from_id must be"),
         ({"identifier": {"no": 1}, "from_id": "1", "from_date": "x"}, "from_date must be"),
-        ({"identifier": {"no": 1}, "from_id": "1", "from_date": "1"}, "Cannot specify both from_id"),
+        (
+            {"identifier": {"no": 1}, "from_id": "1", "from_date": "1"},
+            "Cannot specify both from_id",
+        ),
         ({"identifier": {"no": 1}, "from_id": "1"}, "Unknown field 'no' provided for"),
     ]
     if operation == "replay":
         steps.insert(5, ({"identifier": {"no": 1}}, "Replay endpoint requires"))
+        both_starts = {"identifier": {"no": 1}, "from_id": "1", "from_date": "1"}
+        steps[4:4] = [
+            ({**both_starts, "to_id": "x", "to_date": "x"}, "to_id must be"),
+            ({**both_starts, "to_id": "1", "to_date": "x"}, "to_date must be"),
+        ]
+        no_field = {"identifier": {"no": 1}}
+        steps.insert(7, ({**no_field, "to_id": "1", "to_date": "1"}, "Cannot specify both to_id"))
+    else:
+        both_kinds = {"identifier": {"no": 1}, "from_id": "1", "from_date": "1", "to_id": "x"}
+        steps.insert(4, (both_kinds, "to_id and to_date are only supported for the replay"))
     for body, beginning in steps:
         response = await api.post(path, {"event_type": "area", **body})
         found = assert_error(response, 400, code, LABELS[operation])

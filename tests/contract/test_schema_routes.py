@@ -44,8 +44,16 @@ async def test_one_schema_shows_payload_and_identifier_only(api: Api) -> None:
             "day",
             {"type": "DateHandler", "required": False, "canonical_format": "%Y%m%d"},
         ),
-        ("storm", "run", {"type": "TimeHandler", "required": False, "description": "Of the model."}),
-        ("storm", "region", {"type": "EnumHandler", "required": False, "values": ["north", "South"]}),
+        (
+            "storm",
+            "run",
+            {"type": "TimeHandler", "required": False, "description": "Of the model."},
+        ),
+        (
+            "storm",
+            "region",
+            {"type": "EnumHandler", "required": False, "values": ["north", "South"]},
+        ),
         ("storm", "expver", {"type": "ExpverHandler", "required": False, "default": "1"}),
         ("order", "version", {"type": "ExpverHandler", "required": False, "default": None}),
         ("storm", "severity", {"type": "IntHandler", "required": False, "range": [1, 7]}),

@@ -61,7 +61,9 @@ async def test_a_filter_without_schema_wants_events_that_carry_all_its_values(
     assert await api.found("loose", asked) == expected
 
 
-@pytest.mark.parametrize("name", ["a.b", "ünï", "x>y", "50%", "*", "sp ace", "slash/es", "~", "a" * 255])
+@pytest.mark.parametrize(
+    "name", ["a.b", "ünï", "x>y", "50%", "*", "sp ace", "slash/es", "~", "a" * 255]
+)
 async def test_an_event_type_may_hold_nearly_anything(api: Api, name: str) -> None:
     await api.publish(name, {"k": "v"})
     await api.publish(f"{name[:-1]}x", {"k": "v"})

@@ -218,7 +218,10 @@ BAD_POLYGONS: list[tuple[object, str]] = [
 async def test_a_bad_polygon_is_refused_with_its_cause(
     api: Api, operation: str, polygon: object, cause: str
 ) -> None:
-    body: dict[str, object] = {"event_type": "area", "identifier": {"name": "a", "polygon": polygon}}
+    body: dict[str, object] = {
+        "event_type": "area",
+        "identifier": {"name": "a", "polygon": polygon},
+    }
     if operation == "replay":
         body["from_id"] = "1"
     response = await api.post(PATHS[operation], body)
@@ -292,7 +295,9 @@ async def test_a_cloud_has_a_default_limit_of_points_and_one_of_bytes(api: Api) 
     )
     wide = [[12.3456789, 123.456789]] * 3000
     size = len(json.dumps(wide, separators=(",", ":")))
-    large = await api.post(NOTIFICATION, {"event_type": "swarm", "identifier": {"point_cloud": wide}})
+    large = await api.post(
+        NOTIFICATION, {"event_type": "swarm", "identifier": {"point_cloud": wide}}
+    )
     found = assert_error(large, 400, "INVALID_NOTIFICATION_REQUEST")
     assert found["message"] == (
         f"field 'point_cloud' point cloud canonical JSON is {size} bytes, maximum is 61440 bytes"

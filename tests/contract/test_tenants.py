@@ -1,6 +1,5 @@
 """Aviso wire contract §13: `X-Tenant-ID` chooses the log, and tenants never see each other."""
 
-from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import pytest
@@ -23,8 +22,8 @@ NOTE = {"event_type": "note", "identifier": {"author": "ada"}}
 
 
 @pytest.fixture
-def other(house: RunningGateway) -> Iterator[Api]:
-    yield Api(house, str(uuid4()))
+def other(house: RunningGateway) -> Api:
+    return Api(house, str(uuid4()))
 
 
 async def test_events_and_sequences_are_a_tenants_own(api: Api, other: Api) -> None:

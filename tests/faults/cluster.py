@@ -41,7 +41,7 @@ class Node:
             *("--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes"),
             *("--cluster-port", str(bus_port), "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
         )
-        self._client = Redis(host="127.0.0.1", port=port, decode_responses=True, protocol=2)
+        self._client: Any = Redis(host="127.0.0.1", port=port, decode_responses=True, protocol=2)
 
     def execute(self, *command: str | int) -> Any:
         return self._client.execute_command(*command)
@@ -99,10 +99,11 @@ class Cluster:
 
     @contextmanager
     def moving(self, stream: StreamKey, target: Node) -> Iterator[None]:
-        """Announce the move of a stream's slot; inside, both nodes have a part of it; then finish."""
+        """Begin to move a stream's slot; inside, both nodes have a part of its keys; then finish."""
         slot, source = slot_of(stream), self.owner(stream)
         target.execute("CLUSTER SETSLOT", slot, "IMPORTING", source.id)
         source.execute("CLUSTER SETSLOT", slot, "MIGRATING", target.id)
+        source.execute("MIGRATE", "127.0.0.1", target.port, log_key(stream), 0, 5000)
         yield
         while keys := source.execute("CLUSTER GETKEYSINSLOT", slot, _KEYS_A_MOVE):
             source.execute("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)

@@ -31,7 +31,7 @@ def check_log(log: list[tuple[int, Any]], publishers: Iterable[Publisher]) -> No
 
 def expected_of(watcher: Watcher, log: list[tuple[int, Any]]) -> list[int]:
     """The matching part of the log from where the watcher began."""
-    first = watcher.from_sequence or (watcher.received[0] if watcher.received else len(log) + 1)
+    first = watcher.from_sequence or (watcher.began_behind or 0) + 1
     return [
         sequence
         for sequence, payload in log

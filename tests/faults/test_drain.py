@@ -5,6 +5,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,13 +41,8 @@ async def test_sigterm_tells_2000_streams_and_ends_with_status_0_within_10_secon
         with descriptors(STREAMS + 1000):
             request = head("GET", f"/api/v1/watch?event_type={EVENT_TYPE}", tenant)
             for number in range(STREAMS):
-                streams.append(
-                    await open_frames(
-                        site.gateway.port,
-                        request,
-                        lambda frame, number=number: last.__setitem__(number, frame),  # type: ignore[misc]
-                    )
-                )
+                keep = partial(last.__setitem__, number)
+                streams.append(await open_frames(site.gateway.port, request, keep))
             await eventually(lambda: len(last) == STREAMS, "every stream is open")
             started = time.monotonic()
             status = await asyncio.to_thread(site.gateway.terminate)

@@ -98,8 +98,8 @@ async def test_nothing_acknowledged_is_lost_or_doubled_when_gateway_and_valkey_a
 
 @pytest.mark.soak
 @pytest.mark.parametrize("make_site", [OutsideSite, EmbeddedSite])
-async def test_nothing_acknowledged_is_lost_or_doubled_in_150_kills_of_each_kind_of_site(
+async def test_nothing_acknowledged_is_lost_or_doubled_in_300_rounds(
     make_site: Callable[[Path], Site], tmp_path: Path
 ) -> None:
     with closing(make_site(tmp_path)) as site:
-        print(f"\n{make_site.__name__}: {await prove(site, rounds=150, seed=2)}")
+        print(f"\n{make_site.__name__}: {await prove(site, rounds=300, seed=2)}")

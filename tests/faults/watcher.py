@@ -38,6 +38,8 @@ class Watcher:
         self.heartbeats = 0
         self.openings = 0
         self.last_id = ""
+        # For a watch without history: the position that its first heartbeat told.
+        self.began_behind: int | None = None
         self.station = station
         self.from_sequence = from_sequence
         self._ports = ports
@@ -126,8 +128,10 @@ class Watcher:
                 self.failures.append(failure)
             case "connection-closing", {"reason": reason}:
                 self.closings.append(reason)
-            case "heartbeat", _:
+            case "heartbeat", {"sequence": sequence}:
                 self.heartbeats += 1
+                if self.began_behind is None:
+                    self.began_behind = sequence
             case _, {"type": "connection_established" | "replay_started"}:
                 self.openings += 1
 

@@ -198,7 +198,7 @@ async def open_frames(
     return protocol
 
 
-def abort(protocol: asyncio.Protocol | Frames | None) -> None:
+def abort(protocol: asyncio.BaseProtocol | None) -> None:
     transport = getattr(protocol, "transport", None)
     if transport is not None:
         with suppress(RuntimeError):

@@ -35,7 +35,7 @@ SLOTS = 3
 # What a client that does not read must be sent before the gateway has to wait for it.
 FLOOD_EVENTS, FLOOD_BYTES = 20, 16 << 10
 _RECORDED = datetime(2018, 2, 6, tzinfo=UTC)
-_DEADLINE_SEC = 4.0
+_DEADLINE_SEC = 8.0
 
 Form = Literal["GET", "POST"]
 
@@ -187,9 +187,7 @@ class Site:
             )
         self.coming = 0
 
-    async def wait(
-        self, condition: Callable[[], object], description: str, of: Reader
-    ) -> None:
+    async def wait(self, condition: Callable[[], object], description: str, of: Reader) -> None:
         try:
             async with asyncio.timeout(_DEADLINE_SEC):
                 while not condition():
@@ -433,10 +431,7 @@ class Resume:
             else:
                 headers["last_event_id"] = last_id
         elif delivered := [
-            frame
-            for before in reader.sessions
-            for frame in before.frames
-            if frame.kind == "event"
+            frame for before in reader.sessions for frame in before.frames if frame.kind == "event"
         ]:
             session.after = delivered[-1].sequence
             params["from_id"] = str(session.after + 1)

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings, Phase
+from hypothesis import HealthCheck, given, note, settings
 
 from tests.properties.program import Site, Step, programs, run
 
 ordinary = settings(
-    max_examples=600,
+    max_examples=200,
     deadline=None,
-    derandomize=False,
-    phases=[Phase.generate], report_multiple_bugs=False,
+    derandomize=True,
+    report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -26,6 +26,7 @@ async def test_a_reader_gets_the_matching_part_of_the_log_or_is_told_of_the_gap(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(7200)
 @settings(ordinary, max_examples=20_000, derandomize=False)
 @given(steps=programs)
 async def test_a_reader_gets_it_or_is_told_in_many_more_programs(

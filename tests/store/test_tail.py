@@ -16,7 +16,7 @@ class Deaf:
     async def on_entries(self, entries: Sequence[Entry], position: Position, epoch: bytes) -> None:
         raise AssertionError("nothing was published")
 
-    def on_gap(self, gap: Gap) -> None:
+    def on_gap(self, gap: Gap, before: Position) -> None:
         raise AssertionError("nothing was trimmed")
 
     def on_reset(self) -> None:
