@@ -90,7 +90,7 @@ class Gateway:
             lease_ms=int(settings.playback.lease_sec * 1000),
         )
         self.locks = ReplayLocks(self.sessions, lease_sec=settings.playback.lease_sec)
-        self.players = Players(self._make_player)
+        self.players = Players(self.sessions, self._make_player)
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self._connection = connection
         self.app = self._build(catalog)
@@ -104,6 +104,7 @@ class Gateway:
             sessions=self.sessions,
             time=self.server_time,
             limits=PlayerLimits(watch.replay_batch_size, watch.ring_events, watch.ring_bytes),
+            on_failure=self.metrics.background_failures("player").inc,
         )
 
     def _build(self, catalog: Catalog) -> ASGIApp:
@@ -290,10 +291,12 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         stack.push_async_callback(gateway.tail.close)
         await gateway.server_time.measure()
         stack.push_async_callback(gateway.players.close)
+        stack.push_async_callback(gateway.locks.close)
         works: list[tuple[str, Callable[[], Coroutine[object, object, None]]]] = [
             ("streams", gateway.streams.run),
             ("retention", gateway.retainer.run),
             ("server time", gateway.server_time.run),
+            ("sessions", gateway.sessions.run),
         ]
         if embedded is not None:
             gateway.metrics.watch_restarts(embedded)
@@ -326,11 +329,11 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             Cors,
             allow_origins=cors.allow_origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=_CORS_HEADERS,
             allow_credentials=cors.allow_credentials,
             max_age=cors.max_age_sec,
-            expose_headers=["X-Request-ID", "Retry-After"],
+            expose_headers=["X-Request-ID", "Retry-After", "Location"],
         )
     ]
 

@@ -40,6 +40,11 @@ class Ring(Generic[Place]):
             del self._frames[:drop]
             self._bytes = size
 
+    @property
+    def newest(self) -> Place:
+        """Behind the last frame there is."""
+        return self._places[-1] if self._places else self._floor
+
     def clear(self, floor: Place) -> None:
         """Forget all; who stands before `floor` has to read the log."""
         self._floor, self._bytes = floor, 0
@@ -51,7 +56,7 @@ class Ring(Generic[Place]):
     ) -> tuple[list[bytes], Place] | None:
         """Matching frames after a place, and how far the ring was looked through for them.
 
-        None when the ring does not reach back that far.
+        Frames of one time are not parted. None when the ring does not reach back that far.
         """
         if place < self._floor:
             return None
@@ -60,11 +65,12 @@ class Ring(Generic[Place]):
         everything = match is None or match.everything
         start = bisect_right(self._places, place)
         for index in range(start, len(self._places)):
+            # The time is the first word of every place.
+            if size >= max_bytes and self._places[index][0] != place[0]:
+                break
             entry, frame = self._frames[index]
             if everything or entry is None or match is None or match.matches(*entry[1]):
                 frames.append(frame)
                 size += len(frame)
             place = self._places[index]
-            if size >= max_bytes:
-                break
         return frames, place

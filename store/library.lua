@@ -354,12 +354,13 @@ local function describe(session, now)
       .. '"replay_end_timestamp":"%s","replay_last_timestamp":"%s","replay_speed":%s,'
       .. '"replay_start_timestamp":"%s","status":"%s","tenant_id":"%s"},'
       .. '"clock":{"revision":%s,"run":%s,"playing":%s,"wall_ms":%s,"event_ms":%s,"speed":%s,'
-      .. '"start_ms":%s,"end_ms":%s,"run_start_ms":%s,"through_ms":%s}}',
+      .. '"start_ms":%s,"end_ms":%s,"run_start_ms":%s,"through_ms":%s,"told_ms":%s}}',
     display(session.status), error, session.types, session.id, rfc3339(session['end']),
     rfc3339(playhead(session, now)), session.speed, rfc3339(session.start),
     session.status, session.tenant, text(session.revision), text(session.run), tostring(playing(session)),
     text(session.wall), text(session.event), session.speed, text(session.start),
-    text(session['end']), text(session.entered), text(session.played == 1 and session.event or session.event - 1))
+    text(session['end']), text(session.entered), text(session.played == 1 and session.event or session.event - 1),
+    text(now))
 end
 
 -- Go through statuses, each told to the watchers as it was passed.
@@ -379,6 +380,12 @@ end
 local END_WALK = { 'MSG_END_REQUESTED', 'MSG_END_IN_PROGRESS', 'MSG_END_OK', 'DB_END_REQUESTED',
   'DB_END_IN_PROGRESS', 'DB_END_OK' }
 
+local function finish(keys, session, now)
+  session.error = ''
+  walk(keys, session, now, END_WALK)
+  redis.call('DEL', keys[1])
+end
+
 -- The session as it stands now: one that has reached its end is stopped, one that nobody has watched
 -- or touched for its idle time is ended.
 local function settle(keys, now)
@@ -392,8 +399,7 @@ local function settle(keys, now)
     save_session(keys[1], session)
   end
   if session.idle > 0 and now - session.touched > session.idle then
-    walk(keys, session, now, END_WALK)
-    redis.call('DEL', keys[1])
+    finish(keys, session, now)
     return nil
   end
   return session
@@ -509,19 +515,18 @@ local function session_end(keys, args)
     return { 'missing' }
   end
   session.event, session.wall = playhead(session, now), now
-  walk(keys, session, now, END_WALK)
-  redis.call('DEL', keys[1])
+  finish(keys, session, now)
   return { 'ok', describe(session, now) }
 end
 
 -- session_get(keys | 1 to count as somebody's interest) -> the session or nil.
 local function session_get(keys, args)
   local now = now_ms()
-  local session = load_session(keys[1])
+  -- Settled first: whether it has ended by itself does not depend on who asks first.
+  local session = settle(keys, now)
   if session and args[1] == '1' then
     redis.call('HSET', keys[1], 'touched', text(now))
   end
-  session = settle(keys, now)
   return session and describe(session, now)
 end
 

@@ -4,15 +4,26 @@ Each verb is one atomic server-side function; the record never stays between two
 are ms since 1970, UTC. Every status that a verb passes is an entry of the tenant's feed.
 """
 
+import asyncio
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
+import structlog
 
 from store.connection import Connection, log_key, meta_key
-from store.event import StreamKey
+from store.errors import StoreError
+from store.event import StreamKey, rfc3339
 
+# Idle sessions end by themselves, and at the latest by this, though nobody asks for them.
+SWEEP_SEC = 30.0
 _TENANT_OF = "ph:sessions"
+# Quotes inside of a JSON text are escaped, so that this can be nothing but the field.
+_LAST = re.compile(rb'("replay_last_timestamp":")[^"]*')
+_TOUCH_SEC = 10.0
+
+logger = structlog.get_logger(__name__)
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -21,7 +32,8 @@ class Clock(msgspec.Struct, frozen=True):
     `run` grows with every initialisation and seek: positions of different runs do not compare.
     It began there at `run_start_ms`, with the events of that very time. While it does not play,
     everything up to `through_ms` has been played. `revision` grows with
-    every change, so that of two descriptions the later one is known.
+    every change, so that of two descriptions the later one is known. All this holds at wall time
+    `told_ms`, when the server said it.
     """
 
     revision: int
@@ -34,6 +46,7 @@ class Clock(msgspec.Struct, frozen=True):
     end_ms: int
     run_start_ms: int
     through_ms: int
+    told_ms: int
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -45,6 +58,10 @@ class Session(msgspec.Struct, frozen=True):
     @property
     def view(self) -> "SessionView":
         return _decode_view(self.session)
+
+    def at(self, playhead_ms: int) -> bytes:
+        """The JSON that clients see, of a moment at which the playhead stands elsewhere."""
+        return _LAST.sub(rb"\g<1>%b" % rfc3339(playhead_ms).encode(), bytes(self.session), count=1)
 
 
 class SessionView(msgspec.Struct, frozen=True):
@@ -104,6 +121,8 @@ class Sessions:
         self._connection = connection
         self._idle_ms = idle_ms
         self._lease_ms = lease_ms
+        # A session that is watched must be touched well within its idle time.
+        self.touch_sec = min(_TOUCH_SEC, idle_ms / 3000)
 
     async def init(
         self,
@@ -120,8 +139,10 @@ class Sessions:
 
         `failure` says why the state of the start cannot be restored, '' when it can.
         """
-        # Found by its id even if the gateway ends right after; a name without a session is harmless.
-        await self._connection.execute("HSET", _TENANT_OF, session_id, tenant)
+        if not again:
+            # Found by its id even if the gateway ends right after; a name without a session is
+            # harmless. One that is there again keeps its name: it may be another tenant's.
+            await self._connection.execute("HSET", _TENANT_OF, session_id, tenant)
         outcome = await self._verb(
             "session_init",
             tenant,
@@ -129,18 +150,22 @@ class Sessions:
             tenant,
             start_ms,
             end_ms,
-            "1",
+            "1.0",
             msgspec.json.encode(event_types),
             self._idle_ms,
             session_id if again else "",
             failure,
         )
-        if outcome.answer is not Answer.OK and not again:
-            await self._connection.execute("HDEL", _TENANT_OF, session_id)
+        if not again:
+            # Again when it is given: the name was a leftover to whoever looked meanwhile.
+            if outcome.answer is Answer.OK:
+                await self._connection.execute("HSET", _TENANT_OF, session_id, tenant)
+            else:
+                await self._connection.execute("HDEL", _TENANT_OF, session_id)
         return outcome
 
     async def start(self, tenant: str, session_id: str, speed: float) -> Outcome:
-        return await self._verb("session_start", tenant, session_id, f"{speed:g}")
+        return await self._verb("session_start", tenant, session_id, repr(float(speed)))
 
     async def stop(self, tenant: str, session_id: str) -> Outcome:
         return await self._verb("session_stop", tenant, session_id)
@@ -167,8 +192,11 @@ class Sessions:
         return None if found is None else _decode(found)
 
     async def tenant_of(self, session_id: str) -> str | None:
+        """Whose active session it is."""
         found = await self._connection.execute("HGET", _TENANT_OF, session_id)
-        return None if found is None else found.decode()
+        if found is None or await self._named(session_id.encode(), found) is None:
+            return None
+        return str(found.decode())
 
     async def active(self) -> list[Session]:
         """The sessions of all tenants; those that have ended by themselves are forgotten here."""
@@ -180,12 +208,28 @@ class Sessions:
         )
         found: dict[str, Session] = {}
         for session_id, tenant in pairs.items():
-            session = await self.get(tenant.decode())
-            if session is None or session.view.id != session_id.decode():
+            session = await self._named(session_id, tenant)
+            if session is None:
                 await self._connection.execute("HDEL", _TENANT_OF, session_id)
-            else:
+                session = await self._named(session_id, tenant)
+                if session is not None:  # it was being given
+                    await self._connection.execute("HSET", _TENANT_OF, session_id, tenant)
+            if session is not None:
                 found[session.view.tenant_id] = session
         return [found[tenant] for tenant in sorted(found)]
+
+    async def _named(self, session_id: bytes, tenant: bytes) -> Session | None:
+        session = await self.get(tenant.decode())
+        return session if session and session.view.id == session_id.decode() else None
+
+    async def run(self) -> None:
+        """End what nobody has watched or touched for its idle time, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_SEC)
+            try:
+                await self.active()
+            except StoreError as error:
+                logger.warning("sessions_not_swept", error=str(error))
 
     async def _verb(self, function: str, tenant: str, *args: str | bytes | int) -> Outcome:
         reply = await self._connection.call(function, _keys(tenant), *args)

@@ -6,22 +6,24 @@ of the session and what it is sent of the log keep their order.
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
 from gateway import sse
+from gateway.playback.ahead import ReadAhead
+from gateway.playback.audience import Audience, Watcher
 from gateway.playback.clock import due_ms, played_through_ms, playhead_ms
 from gateway.playback.cursor import SessionCursor
 from gateway.ring import Ring
-from store.errors import StoreError, StoreUnavailable
+from store.errors import StoreError
 from store.event import Entry, Gap, Position, rfc3339
 from store.log import EventLog
-from store.merge import Item, Place, merge
+from store.merge import Item, Merge, Place
 from store.server_time import ServerTime
 from store.session import Clock, Session, Sessions, feed, parse
 from store.tail import Tail
@@ -30,21 +32,11 @@ TICK_SEC = 1.0
 # What comes due within this time leaves in one send; well under the 25 ms that 99 % keep to.
 _STEP_SEC = 0.004
 _RETRY_SEC = 0.2
-_TOUCH_SEC = 10.0
-_SENDS_BEFORE_YIELD = 256
-_AFTER_ALL_KINDS = 1 << 31
+_SETTLE_MS = 20.0
+# The feed tells a change with all its steps; only what it has lost is taken from the record.
+_FEED_PATIENCE_SEC = 1.0
 
 logger = structlog.get_logger(__name__)
-
-
-class Watcher(Protocol):
-    """One client's stream of the session."""
-
-    def push(self, body: bytes, events: int) -> bool:
-        """Take bytes at once. False: it blocked, and is no member any more."""
-
-    def on_ended(self) -> None:
-        """The session is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,10 @@ class PlayerLimits:
 
 
 class Player:
-    """One session as this gateway plays it, from its feed and the log alone."""
+    """One session as this gateway plays it, from its feed and the log alone.
+
+    `on_failure` is called when it ends by a defect; `failed` is then set, and its watchers told.
+    """
 
     def __init__(
         self,
@@ -66,23 +61,32 @@ class Player:
         sessions: Sessions,
         time: ServerTime,
         limits: PlayerLimits,
+        on_failure: Callable[[], None],
     ) -> None:
         self.session = session
         self.view = session.view
         self.users: dict[Watcher, None] = {}
-        self.over = False
+        self.done = False
+        self.failed = False
+        # The last event sent may have others of its time, which come before anything else does.
+        self.split = False
         self._log = log
         self._tail = tail
         self._sessions = sessions
         self._time = time
         self._limits = limits
-        self._members: dict[Watcher, None] = {}
-        self._news: list[Session] = []
+        self._on_failure = on_failure
+        self._audience = Audience()
+        self._news: deque[Session] = deque()
         self._changed = asyncio.Event()
+        self._told = asyncio.Event()
         self._settle = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
         self._followed = False
-        self._enter_run(self._newest())
+        self._over = False
+        self._next_tick_ms = 0.0
+        self._settled_ms = 0.0
+        self._enter_run(start_of(session))
 
     # -- where it stands
 
@@ -91,70 +95,135 @@ class Player:
         return self.session.clock
 
     @property
-    def cursor(self) -> SessionCursor:
-        """What a watcher that has been sent everything stands at."""
-        return SessionCursor(self.clock.run, self.place)
-
-    @property
     def run_start(self) -> Place:
         """Before the first event of this run."""
-        return Place(self.clock.run_start_ms, -1, 0)
+        return Place.before_ms(self.clock.run_start_ms)
 
-    def _newest(self) -> Place:
-        """Behind all that has been played by now: where one who comes anew begins."""
-        through = played_through_ms(self.clock, self._time.now_ms())
-        return Place(through, _AFTER_ALL_KINDS, 0)
+    def cursor_of(self, watcher: Watcher) -> SessionCursor:
+        """Up to where a member has been sent everything."""
+        return SessionCursor(self.clock.run, self._audience.place_of(watcher, self.place))
+
+    def describe(self, place: Place, *, retry_ms: int | None = None) -> bytes:
+        """The `session` frame of now, for who stands at this place."""
+        playhead = int(playhead_ms(self.clock, self._time.now_ms()))
+        frame_id = SessionCursor(self.clock.run, place).text(place)
+        return sse.session(self.session.at(playhead), frame_id=frame_id, retry_ms=retry_ms)
 
     def _enter_run(self, place: Place) -> None:
         self.place = place
-        self.ring: Ring[Place] = Ring(place, self._limits.ring_events, self._limits.ring_bytes)
-        self._source: AsyncGenerator[list[Item], None] | None = None
-        self._ahead: deque[Item] = deque()
-        self._exhausted = False
-
-    def describe(self, cursor: SessionCursor, *, retry_ms: int | None = None) -> bytes:
-        """The `session` frame of now, for who stands at this cursor."""
-        frame_id = cursor.text(cursor.place)
-        return sse.session(bytes(self.session.session), frame_id=frame_id, retry_ms=retry_ms)
+        self.split = False
+        self._ring: Ring[Place] = Ring(place, self._limits.ring_events, self._limits.ring_bytes)
+        self._ahead = ReadAhead(
+            self.read(place, self.clock.end_ms),
+            low_events=self._limits.page_size,
+            on_read=self._changed.set,
+        )
+        self._audience.reset()
 
     # -- watchers
 
     def join(self, watcher: Watcher, cursor: SessionCursor, revision: int) -> bool:
         """Be served as a member. False when it has not caught up, with the log or the session."""
-        if self.over or cursor != self.cursor or revision != self.clock.revision:
+        clock = self.clock
+        if self.done or cursor.run != clock.run or revision != clock.revision:
             return False
-        self._members[watcher] = None
-        return True
+        return self._audience.join(watcher, cursor.place, self.place)
 
     def part(self, watcher: Watcher) -> None:
-        self._members.pop(watcher, None)
+        self._audience.part(watcher)
 
-    async def _sweep(self, body: bytes, events: int) -> None:
-        # Who joins while it gives way stands at what is being sent already.
-        for sent, watcher in enumerate(list(self._members), 1):
-            if watcher in self._members:
-                watcher.push(body, events)
-            if sent % _SENDS_BEFORE_YIELD == 0:
-                await asyncio.sleep(0)
+    async def reach(self, revision: float, timeout_sec: float) -> None:
+        """Wait until the watchers have been told of this revision, or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_sec):
+                while self.clock.revision < revision and not self.done:
+                    await self._told.wait()
 
-    # -- the feed
+    def recent(self, after: Place, max_bytes: int) -> tuple[list[bytes], Place] | None:
+        """Frames that were sent after a place, and up to where. None: the log has to be read."""
+        found = self._ring.after(after, None, max_bytes)
+        if found is None:
+            return None
+        frames, place = found
+        return frames, self.place if place >= self._ring.newest else place
+
+    def read(self, after: Place, through_ms: int) -> Merge:
+        """The session's events after a place, not paced."""
+        return Merge(
+            self._log,
+            self.view.tenant_id,
+            self.view.event_types,
+            after,
+            through_ms,
+            page_size=self._limits.page_size,
+        )
+
+    def frame(self, item: Item) -> bytes:
+        """An item of this run as every watcher of the session gets it."""
+        kind = self.view.event_types[item.place.kind]
+        if item.entry is None:
+            assert item.gap is not None  # noqa: S101 - an item is one or the other
+            return sse.gap(kind, item.gap)
+        name = b"change" if kind == "change" else sse.REPLAY
+        return sse.played_frame(
+            name, b"%d-%d-%d-%d" % (self.clock.run, *item.place), item.entry[1][1]
+        )
+
+    # -- its life
 
     async def start(self) -> None:
-        """Follow the session and play. Raises StoreUnavailable."""
+        """Follow the session and play. Raises StoreUnavailable; `stop` is owed in any case."""
         await self._follow()
-        self._tasks = [asyncio.create_task(self._play()), asyncio.create_task(self._keep())]
+        while self._news:
+            # Before anybody watches: who opens a stream now is told the steps that come after.
+            await self._tell(self._news.popleft())
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(self._keep())
+                await self._play()
+                keeping.cancel()
+        except Exception:
+            # A defect must end the streams of this session audibly, and leave the others alone.
+            logger.exception("player_failed", session=self.view.id, tenant=self.view.tenant_id)
+            self.failed = True
+            self._on_failure()
+        finally:
+            self._finish()
+            await self._ahead.close()
+
+    def _finish(self) -> None:
+        self.done = True
+        self._tell_waiting()
+        for watcher in list(self.users):
+            watcher.on_ended()
+
+    async def stop(self) -> None:
+        """End, whatever it is at; who still watches is told."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if not self.done:  # it was never begun
+            self._finish()
+            await self._ahead.close()
+        # Last: the task itself might have followed once more.
+        self._tail.leave(feed(self.view.tenant_id))
+
+    # -- the feed
 
     async def _follow(self) -> None:
         stream = feed(self.view.tenant_id)
         head = await self._log.head(stream)
-        await self._tail.follow(stream, head.last, head.epoch, self)
-        self._followed = True
-        # After following: what changed before is in here, what changes later in the feed.
+        # Between the two: what it does not have yet is in the feed, with all its steps.
         self._hear(await self._sessions.get(self.view.tenant_id, touch=True))
+        self._followed = True
+        await self._tail.follow(stream, head.last, head.epoch, self)
 
     def _hear(self, session: Session | None) -> None:
         if session is None or session.view.id != self.view.id:
-            self.over = True
+            self._over = True
         else:
             self._news.append(session)
         self._changed.set()
@@ -164,12 +233,12 @@ class Player:
             session = parse(event)
             if session.view.id == self.view.id:
                 self._news.append(session)
-                self.over = self.over or session.view.status == "DB_END_OK"
+                self._over = self._over or session.view.status == "DB_END_OK"
             elif session.view.status == "DB_INIT_REQUESTED":
-                self.over = True
+                self._over = True
         self._changed.set()
 
-    def on_gap(self, gap: Gap) -> None:
+    def on_gap(self, gap: Gap, before: Position) -> None:
         self._settle.set()
 
     def on_reset(self) -> None:
@@ -178,14 +247,14 @@ class Player:
 
     async def _keep(self) -> None:
         """Keep the session from idling away, have it settled at its end, follow its feed again."""
-        while not self.over:
+        while not self._over:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_TOUCH_SEC):
+                async with asyncio.timeout(self._sessions.touch_sec):
                     await self._settle.wait()
             self._settle.clear()
             try:
                 if self._followed:
-                    self._hear(await self._sessions.get(self.view.tenant_id, touch=True))
+                    await self._look()
                 else:
                     await self._follow()
             except StoreError as error:
@@ -193,32 +262,55 @@ class Player:
                 await asyncio.sleep(_RETRY_SEC)
                 self._settle.set()
 
+    async def _look(self) -> None:
+        session = await self._sessions.get(self.view.tenant_id, touch=True)
+        ours = session is not None and session.view.id == self.view.id
+        revision = session.clock.revision if session is not None and ours else math.inf
+        await self.reach(revision, _FEED_PATIENCE_SEC)
+        self._hear(session)
+
     # -- playing
 
     async def _play(self) -> None:
-        next_tick = self._time.now_ms()
-        while not self.over or self._news:
+        self._next_tick_ms = self._time.now_ms()
+        while not self._over or self._news:
             self._changed.clear()
-            if self._news:
-                await self._tell(self._news.pop(0))
-                continue
+            self._ahead.collect()
             now = self._time.now_ms()
-            if now >= next_tick:
-                next_tick = max(next_tick + TICK_SEC * 1000, now)
-                await self._sweep(self._tick(now), 0)
-            if await self._emit_due(played_through_ms(self.clock, now)):
-                await asyncio.sleep(_STEP_SEC)
-            elif self._ahead or self._exhausted:
-                await self._wait(next_tick)
-            else:
-                await self._read_ahead()
-        for watcher in list(self.users):
-            watcher.on_ended()
+            through = played_through_ms(self.clock, now)
+            if self._news and not self.split:
+                owed = self._owed_before(self._news[0])
+                if owed is None:
+                    await self._tell(self._news.popleft())
+                    continue
+                through = owed
+            if now >= self._next_tick_ms and not self.split:
+                self._next_tick_ms = max(self._next_tick_ms + TICK_SEC * 1000, now)
+                await self._tick(now)
+            await self._advance(through)
+            await self._wait()
 
-    def _tick(self, now_ms: float) -> bytes:
+    async def _tick(self, now_ms: float) -> None:
         playhead = rfc3339(int(playhead_ms(self.clock, now_ms)))
-        frame_id = self.cursor.text(self.place)
-        return sse.system_time(playhead, self.clock.speed, frame_id=frame_id)
+        run, speed = self.clock.run, self.clock.speed
+        await self._audience.send_control(
+            lambda place: sse.system_time(
+                playhead, speed, frame_id=SessionCursor(run, place).text(place)
+            ),
+            self.place,
+        )
+
+    def _owed_before(self, session: Session) -> int | None:
+        """The time up to which events have to be sent before a change is told; None: tell it.
+
+        What was played before a stop comes before it, unless the log cannot be read now.
+        """
+        if self._over or self._ahead.delayed or not self.clock.playing:
+            return None
+        if any(news.clock.run != self.clock.run for news in self._news):
+            return None
+        through = session.clock.through_ms
+        return None if self.place >= Place.after_ms(through) else through
 
     async def _tell(self, session: Session) -> None:
         """Take over a change of the session and tell the members."""
@@ -226,79 +318,58 @@ class Player:
             return
         sought = session.clock.run != self.clock.run
         self.session, self.view = session, session.view
+        left = self._ahead
         if sought:
-            if self._source is not None:
-                await self._source.aclose()
+            # At once: who joins while the next line waits must not meet the old run.
             self._enter_run(self.run_start)
-        await self._sweep(self.describe(self.cursor), 0)
-
-    async def _emit_due(self, through_ms: int) -> bool:
-        items: list[Item] = []
-        while self._ahead and self._ahead[0].place.ms <= through_ms:
-            items.append(self._ahead.popleft())
-        if not items:
-            return False
-        cursor = self.cursor
-        frames = [self.frame(item, cursor) for item in items]
-        self.place = items[-1].place
-        self.ring.add([item.place for item in items], [None] * len(items), frames)
-        await self._sweep(b"".join(frames), len(frames))
-        return True
-
-    def frame(self, item: Item, cursor: SessionCursor) -> bytes:
-        """An item as every watcher of the session gets it."""
-        kind = self.view.event_types[item.place.kind]
-        if item.entry is None:
-            assert item.gap is not None  # noqa: S101 - an item is one or the other
-            return sse.gap(kind, item.gap)
-        name = b"change" if kind == "change" else sse.REPLAY
-        frame_id = cursor.text(item.place).encode()
-        return sse.played_frame(name, frame_id, item.entry[1][1])
-
-    def read(self, after: Place, through_ms: int) -> AsyncGenerator[list[Item], None]:
-        """The session's events after a place, not paced."""
-        return merge(
-            self._log,
-            self.view.tenant_id,
-            self.view.event_types,
-            after,
-            through_ms,
-            page_size=self._limits.page_size,
-        )
-
-    async def _read_ahead(self) -> None:
+        self._tell_waiting()
         try:
-            if self._source is None:
-                self._source = self.read(self.place, self.clock.end_ms)
-            self._ahead += await anext(self._source)
-        except StopAsyncIteration:
-            self._exhausted = True
-        except StoreUnavailable as error:
-            logger.warning("playback_delayed", error=str(error))
-            self._source = None
-            await asyncio.sleep(_RETRY_SEC)
+            await self._audience.send_control(self.describe, self.place)
+        finally:
+            if sought:
+                await left.close()
 
-    async def _wait(self, next_tick_ms: float) -> None:
+    def _tell_waiting(self) -> None:
+        told, self._told = self._told, asyncio.Event()
+        told.set()
+
+    async def _advance(self, through_ms: int) -> None:
+        """Send what is due, as far as it is known."""
+        items = self._ahead.take(max(through_ms, self.place.ms) if self.split else through_ms)
+        frames = [self.frame(item) for item in items]
+        places = [item.place for item in items]
+        if items:
+            self.place = places[-1]
+            self._ring.add(places, [None] * len(items), frames)
+        if items or self._ahead.known:
+            self.split = self._ahead.split
+        if self._ahead.known:
+            self.place = max(self.place, Place.after_ms(through_ms))
+        await self._audience.send_events(places, frames, self.place)
+
+    async def _wait(self) -> None:
         """Until something changes, an event or the next tick is due, or the end is reached."""
+        if self._news and not self.split and self._owed_before(self._news[0]) is None:
+            return
         now = self._time.now_ms()
-        times = [next_tick_ms]
-        if self._ahead and (due := due_ms(self.clock, self._ahead[0].place.ms)) is not None:
+        times = [self._next_tick_ms]
+        next_ms = self._ahead.next_ms
+        if next_ms is not None and (due := due_ms(self.clock, next_ms)) is not None:
             times.append(due)
         if (end := due_ms(self.clock, self.clock.end_ms)) is not None:
+            end = max(end, self._settled_ms + _SETTLE_MS)
             if end <= now:
-                self._settle.set()  # the server stops it there, and says so in the feed
-            else:
-                times.append(end)
+                # The server stops it there, and says so in the feed; asked again if it is not yet.
+                self._settled_ms = now
+                self._settle.set()
+            times.append(max(end, now + _SETTLE_MS))
         with suppress(TimeoutError):
             async with asyncio.timeout(max(_STEP_SEC, (min(times) - now) / 1000)):
                 await self._changed.wait()
 
-    async def stop(self) -> None:
-        if self._followed:
-            self._tail.leave(feed(self.view.tenant_id))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._source is not None:
-            async with aclosing(self._source):
-                return
+
+def start_of(session: Session) -> Place:
+    """Behind all that had been played when the session was described, and before what comes then."""
+    clock = session.clock
+    through = played_through_ms(clock, clock.told_ms)
+    return max(Place.before_ms(clock.run_start_ms), Place.after_ms(through))

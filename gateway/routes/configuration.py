@@ -68,7 +68,7 @@ class ConfigurationRoutes:
         tenant = self.tenancy.of(request, user, body.tenant_id)
         tables, wrong = parse_tables(body.list_tables)
         if wrong:
-            named = ", ".join(f"'{entry[:100]}'" for entry in wrong[:20])
+            named = ", ".join(f"'{entry[:100]}'" for entry in wrong)
             raise _invalid(f"list_tables must hold schema.table names, got: {named}")
         await self.configuration.set_tables(tenant, tables)
         return _answer(await self.configuration.get(tenant), "Snapshot tables set")

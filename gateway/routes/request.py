@@ -85,6 +85,17 @@ def unavailable(error: StoreUnavailable) -> ApiError:
     )
 
 
+def shutting_down() -> ApiError:
+    """The answer to who wants a new stream while the open ones are being closed."""
+    return ApiError(
+        503,
+        "SHUTTING_DOWN",
+        "Shutting Down",
+        "Server is shutting down; connect again",
+        headers={"Retry-After": str(RETRY_AFTER_SEC)},
+    )
+
+
 def locked(holder: Session | None) -> ApiError:
     """The tenant's lock is taken: by a session, told in the details, or by a one-shot replay."""
     if holder is None:

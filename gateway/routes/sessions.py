@@ -20,7 +20,7 @@ from gateway.playback.cursor import SessionCursor
 from gateway.playback.players import Players
 from gateway.playback.range import RangeError, Ranges, Wanted
 from gateway.playback.session_stream import SessionStream
-from gateway.routes.request import RETRY_MS, locked, parse_body, read_body
+from gateway.routes.request import RETRY_MS, locked, parse_body, read_body, shutting_down
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.schema.policy import StreamAuth
@@ -192,9 +192,7 @@ class SessionRoutes:
 
     async def stream(self, request: Request) -> Response:
         if self.draining():
-            raise ApiError(
-                503, "SHUTTING_DOWN", "Shutting Down", "Server is shutting down; connect again"
-            )
+            raise shutting_down()
         user = await self._authenticate(request)
         tenant = self.tenancy.of(request, user, None)
         session_id = request.path_params["id"]
@@ -219,6 +217,7 @@ class SessionRoutes:
             lifetime=lambda: self.metrics.stream(_ROUTE, "session", name),
             on_events=self.metrics.events_sent(_ROUTE, "session").inc,
             on_error=self.metrics.stream_errors(_ROUTE, "session").inc,
+            on_catch_up=self.metrics.catch_ups.inc,
         )
 
     # -- who asks, and for whom

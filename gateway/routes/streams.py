@@ -20,7 +20,14 @@ from gateway.log_stream import LogStream, StreamLimits, StreamPlan
 from gateway.metrics import Metrics
 from gateway.playback.lease import ReplayLocks
 from gateway.reading import Cursor, Reading, resolve
-from gateway.routes.request import RETRY_AFTER_SEC, RETRY_MS, invalid, locked, read_body, refused
+from gateway.routes.request import (
+    RETRY_MS,
+    invalid,
+    locked,
+    read_body,
+    refused,
+    shutting_down,
+)
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
 from gateway.schema.query import (
@@ -71,13 +78,7 @@ class Streaming:
 
     async def _open(self, http: HttpRequest, operation: Operation) -> Response:
         if self.draining():
-            raise ApiError(
-                503,
-                "SHUTTING_DOWN",
-                "Shutting Down",
-                "Server is shutting down; connect again",
-                headers={"Retry-After": str(RETRY_AFTER_SEC)},
-            )
+            raise shutting_down()
         try:
             cursor = _cursor(http, operation)
             request = await self._parse(http, operation)

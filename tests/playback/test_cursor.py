@@ -1,0 +1,53 @@
+"""The id of a session's frames: what is written is read, and nothing else."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.playback.cursor import SessionCursor
+from store.merge import Place
+
+places = st.one_of(
+    st.builds(Place, st.integers(0, 10**15 - 1), st.integers(0, 2**31), st.integers(0, 10**18)),
+    st.integers(0, 10**15 - 1).map(Place.before_ms),
+    st.integers(0, 10**15 - 1).map(Place.after_ms),
+)
+cursors = st.builds(SessionCursor, st.integers(1, 10**15 - 1), places)
+
+
+@given(cursors)
+def test_a_cursor_is_read_as_it_is_written(cursor: SessionCursor) -> None:
+    assert SessionCursor.parse(cursor.text(cursor.place)) == cursor
+
+
+@given(cursors, places)
+def test_a_cursor_writes_other_places_of_its_run(cursor: SessionCursor, place: Place) -> None:
+    assert SessionCursor.parse(cursor.text(place)) == SessionCursor(cursor.run, place)
+
+
+def test_blanks_around_a_cursor_are_a_headers_own() -> None:
+    assert SessionCursor.parse(" 1-2-3-4 ") == SessionCursor(1, Place(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "1", "1-2-3", "1-2-3-4-5", "a-2-3-4", "1-2-3-", "-1-2-3-4", "1--2-3-4"),
+        *("1-2--2-4", "1-2-3--4", "1.0-2-3-4", "1-2-3-4\n5", "١-2-3-4", "17-5f0c", "1 -2-3-4"),
+        *("1" * 16 + "-2-3-4", "1-" + "2" * 16 + "-3-4", "1-2-" + "3" * 11 + "-4"),
+        "1-2-3-" + "4" * 20,
+    ],
+)
+def test_what_is_no_cursor_is_refused_with_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="last_event_id must be '<run>-<ms>-<kind>-<sequence>'"):
+        SessionCursor.parse(text)
+
+
+@given(st.text(max_size=40))
+def test_no_text_at_all_does_more_than_be_refused(text: str) -> None:
+    try:
+        cursor = SessionCursor.parse(text)
+    except ValueError as error:
+        assert text[:40].strip() in str(error)
+    else:
+        assert SessionCursor.parse(cursor.text(cursor.place)) == cursor
