@@ -40,7 +40,9 @@ def serve(settings: Settings, catalog: Catalog, *, load_example: bool) -> int:
 def _raise_descriptor_limit() -> None:
     """To the hard limit: a stream is a descriptor, and the usual soft limit is 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS calls it endless and takes no such number
+    with contextlib.suppress(
+        ValueError, OSError
+    ):  # macOS calls it endless and takes no such number
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
