@@ -178,7 +178,8 @@ class Fanout:
         if self._channels.get(stream) is channel:
             self._tail.leave(stream)
             del self._channels[stream]
-            channel.on_reset()
+            if not channel.closed:
+                channel.on_reset()
 
     def detach(self, stream: StreamKey, subscriber: Subscriber, channel: Channel) -> None:
         channel.users.pop(subscriber, None)

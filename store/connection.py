@@ -7,6 +7,7 @@ Speaks to a single server (TCP, TLS, unix socket) or a cluster. Every redis erro
 import asyncio
 import hashlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -58,6 +59,7 @@ _TRANSIENT = (
     "BUSY",
 )
 _MINIMUM_VERSION = (7, 0)
+_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&]*")
 
 
 def log_key(stream: StreamKey) -> str:
@@ -82,6 +84,7 @@ TENANTS_KEY = "ph:tenants"
 
 def shown(url: str) -> str:
     """The address without its password, for messages."""
+    url = _QUERY_PASSWORD.sub(r"\1***", url)
     parts = urlsplit(url)
     if parts.password is None:
         return url
@@ -216,13 +219,17 @@ class Connection:
         except StoreConfigurationError:
             raise
         except StoreUnavailable as error:
-            if isinstance(error.__cause__, AuthenticationError):
+            cause = error.__cause__
+            # Met while connecting, redis-py wraps it into a lost connection.
+            if isinstance(cause, AuthenticationError) or (
+                cause is not None and isinstance(cause.__cause__, AuthenticationError)
+            ):
                 raise StoreConfigurationError(
-                    f"{where} wants other credentials: {error.__cause__}; "
+                    f"{where} wants other credentials: {cause}; "
                     "put user and password into the address"
                 ) from error
             raise StoreUnavailable(
-                f"no Redis or Valkey server answers at {where}: {error.__cause__}; "
+                f"no Redis or Valkey server answers at {where}: {cause}; "
                 "start one there or give another address"
             ) from error
         except StoreError as error:

@@ -101,8 +101,8 @@ class Reader:
         while not stream.ended:
             await self.reading.wait()
             await stream.receive()
-            if session.last_opened < 0 and stream.frames:
-                session.life_opened = self._site.model.current
+            if session.turn_opened is None and stream.frames:
+                session.turn_opened = self._site.model.turns
                 session.last_opened = self._site.model.last + self._site.coming
             self._site.changed.set()
 
@@ -384,7 +384,7 @@ class Open:
         reader = site.slots[self.slot] = Reader(site, self.form, self.wanted)
         site.readers.append(reader)
         model, life = site.model, site.model.current
-        session = Session(0, self.watch, model.clock, life, model.last)
+        session = Session(0, self.watch, model.clock, model.turns, life, model.last)
         params: dict[str, str] = {}
         if self.start == "sequence":
             sequence = 1 + self.place % (model.last + 2)
@@ -419,7 +419,7 @@ class Resume:
         await reader.drop()
         reader.reading.set()
         model, last_id = site.model, reader.last_id
-        session = Session(None, True, model.clock, model.current, model.last)
+        session = Session(None, True, model.clock, model.turns, model.current, model.last)
         params: dict[str, str] = {}
         headers: dict[str, str] = {}
         if reader.form == "GET" and last_id is not None:

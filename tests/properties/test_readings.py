@@ -10,7 +10,7 @@ from tests.properties.program import Site, Step, programs, run
 ordinary = settings(
     max_examples=200,
     deadline=None,
-    derandomize=False,
+    derandomize=True,
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
