@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from gateway import server as http_server
 from gateway.app import Gateway, open_gateway
+from gateway.protocol import protocol
 from gateway.routes.about import metrics_route
 from gateway.schema.catalog import Catalog
 from gateway.settings import Settings
@@ -76,7 +77,7 @@ async def _listen(gateway: Gateway, load_example: bool) -> None:
             gateway.app,
             host=application.host,
             port=application.port,
-            http=http_server.protocol(
+            http=protocol(
                 send_timeout_sec=watch.send_timeout_sec,
                 header_bytes=settings.limits.header_bytes,
             ),

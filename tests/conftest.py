@@ -17,6 +17,7 @@ import yaml
 from gateway import server as http_server
 from gateway import settings as configuration
 from gateway.app import Gateway, open_gateway
+from gateway.protocol import protocol
 from gateway.schema.catalog import Catalog
 from store.connection import Connection
 from store.log import EventLog
@@ -101,7 +102,7 @@ def start_gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> S
                     gateway.app,
                     host="127.0.0.1",
                     port=0,
-                    http=http_server.protocol(
+                    http=protocol(
                         send_timeout_sec=read.watch_endpoint.send_timeout_sec,
                         header_bytes=read.limits.header_bytes,
                     ),
