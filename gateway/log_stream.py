@@ -237,8 +237,8 @@ class LogStream(EventStream):
         channel = self._channel
         if channel.epoch not in (b"", self._epoch):
             await self._reconcile(channel)
-        elif self._heartbeat_due:
-            return False
+        elif self._heartbeat_due or self._closing is not None:
+            return False  # what came up while this step waited goes before joining
         elif channel.join(self, self._plan.match, self._position.sequence):
             return True
         elif self._position > channel.position:

@@ -21,6 +21,7 @@ from gateway.protocol import protocol
 from gateway.routes.about import metrics_route
 from gateway.schema.catalog import Catalog
 from gateway.settings import Settings
+from store.errors import StoreError
 from store.event import StreamKey
 
 EXAMPLE_TYPE = "earthquake"
@@ -132,7 +133,8 @@ class _MetricsServer(uvicorn.Server):
 
 async def _welcome(gateway: Gateway, port: int, load_example: bool) -> None:
     host = gateway.settings.application.host
-    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not listened on
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     loaded = await _load_example(gateway, address) if load_example else 0
     lines = [f"Playhead {version('playhead')} listens on {address}"]
     if loaded:
@@ -145,15 +147,19 @@ async def _welcome(gateway: Gateway, port: int, load_example: bool) -> None:
 async def _load_example(gateway: Gateway, address: str) -> int:
     """Publish the recording into a log that never held an event; the number of events stored."""
     stream = StreamKey(gateway.settings.tenants.default, EXAMPLE_TYPE)
-    if (await gateway.log.head(stream)).last.sequence:
-        return 0
     recording = files("gateway").joinpath("example/earthquakes.ndjson").read_bytes()
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-        answer = await client.post(
-            f"{address}/api/v1/notifications",
-            content=recording,
-            headers={"Content-Type": "application/x-ndjson"},
-        )
+    try:
+        if (await gateway.log.head(stream)).last.sequence:
+            return 0
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            answer = await client.post(
+                f"{address}/api/v1/notifications",
+                content=recording,
+                headers={"Content-Type": "application/x-ndjson"},
+            )
+    except (httpx.HTTPError, StoreError) as error:
+        logger.error("example_not_loaded", error=str(error))
+        return 0
     if answer.status_code != 200 or answer.json()["rejected"]:
         logger.error("example_not_loaded", status=answer.status_code, answer=answer.text[:500])
         return 0

@@ -178,7 +178,15 @@ class EventStream(EventSourceResponse, ABC):
         await self._raw_send({"type": "http.response.body", "body": body, "more_body": more})
 
     def push(self, body: bytes, events: int) -> bool:
-        if self._drive(body, more=True):
+        try:
+            taken = self._drive(body, more=True)
+        except Exception:
+            # A defect must end this stream audibly; the sweep goes on with the others.
+            logger.exception("stream_failed", request_id=self.request_id)
+            self.leave()
+            self.abort()
+            return False
+        if taken:
             if events:
                 self._on_events(events)
             return True

@@ -155,6 +155,13 @@ class Durability:
         self.append_only = append_only
         self.fsync = fsync
 
+    @property
+    def strength(self) -> int:
+        """Higher survives more."""
+        if self.append_only != "yes":
+            return 0
+        return {"always": 4, "everysec": 3, "no": 2}.get(self.fsync, 1)
+
     def describe(self) -> dict[str, str]:
         if self.append_only != "yes":
             meaning = "events are in memory only: a crash of the server loses them"
@@ -162,6 +169,8 @@ class Durability:
             meaning = "written to disk before the answer"
         elif self.fsync == "everysec":
             meaning = "written to disk within a second of the answer"
+        elif self.fsync == "no":
+            meaning = "handed to the operating system, which writes it when it likes"
         else:
             meaning = "unknown: the server does not tell its append-only settings"
         return {"appendonly": self.append_only, "appendfsync": self.fsync, "meaning": meaning}
@@ -213,8 +222,9 @@ class Connection:
         where = shown(self.url)
         try:
             async with _translated():
-                for node in await self._server.primaries():
-                    await self._check(node, where)
+                nodes = [await self._check(node, where) for node in await self._server.primaries()]
+                # A cluster promises no more than its weakest node keeps.
+                self.durability = min(nodes, key=lambda each: each.strength)
             await self._load()
         except StoreConfigurationError:
             raise
@@ -244,7 +254,7 @@ class Connection:
                 f"{where} refuses a command: {error.__cause__}; {advice}"
             ) from error
 
-    async def _check(self, node: Client, where: str) -> None:
+    async def _check(self, node: Client, where: str) -> Durability:
         server = await node.info("server")
         version = str(server["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM_VERSION:
@@ -271,7 +281,7 @@ class Connection:
         except ResponseError:
             # Hosted servers forbid CONFIG; then the policy is not known and said to be so.
             fsync = "unknown"
-        self.durability = Durability(
+        return Durability(
             append_only="yes" if str(persistence.get("aof_enabled")) == "1" else "no", fsync=fsync
         )
 

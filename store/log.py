@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import structlog
+
 from store.cluster import Argument
 from store.connection import (
     TENANTS_KEY,
@@ -35,6 +37,8 @@ from store.event import (
     Retention,
     StreamKey,
 )
+
+logger = structlog.get_logger(__name__)
 
 # What became of one draft. A StoreError: not known to be stored, and not known not to be.
 Outcome: TypeAlias = Appended | Refused | StoreError
@@ -144,11 +148,15 @@ class EventLog:
                         batch += lane.waiting
                         lane.waiting.clear()
                     outcomes = [error] * len(batch)
+                except Exception as error:
+                    # A defect is told to who waits for this batch; the next one may do better.
+                    logger.exception("append_failed", stream=stream)
+                    outcomes = [StoreError(f"the append failed: {error}")] * len(batch)
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     if not future.done():
                         future.set_result(outcome)
         finally:
-            # Reached early only by cancellation or a defect: nobody may wait for ever.
+            # Reached early only by cancellation: nobody may wait for ever.
             for _, future in (*batch, *lane.waiting):
                 future.cancel()
             lane.task = None

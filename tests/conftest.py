@@ -13,6 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import yaml
+from hypothesis import settings
 
 from gateway import server as http_server
 from gateway import settings as configuration
@@ -22,6 +23,10 @@ from gateway.schema.catalog import Catalog
 from store.connection import Connection
 from store.log import EventLog
 from tests.servers import Valkey
+
+# The same examples every time, however busy the machine is.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 EXAMPLE = Path(__file__).parent.parent / "gateway" / "example" / "config.yaml"
 

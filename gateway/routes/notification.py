@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -21,6 +22,8 @@ from gateway.schema.query import parse, publication
 from store.errors import StoreError, StoreUnavailable
 from store.event import Appended, Draft, Refusal, StreamKey
 from store.log import EventLog, Outcome
+
+logger = structlog.get_logger(__name__)
 
 _KEY_LENGTH = 255
 # A large request gives the loop back after so many items (about 20 us each).
@@ -250,8 +253,15 @@ def _answer_to(error: Exception) -> ApiError:
     if isinstance(error, Rejected):
         return refused(error, "notification")
     if isinstance(error, StoreUnavailable):
-        return unavailable(error)
-    return ApiError(500, "NOTIFICATION_STORAGE_FAILED", "Notification Storage Failed", str(error))
+        logger.warning("log_unavailable", error=str(error))
+        return unavailable()
+    logger.error("append_failed", error=str(error))
+    return ApiError(
+        500,
+        "NOTIFICATION_STORAGE_FAILED",
+        "Notification Storage Failed",
+        "The event log refused the notification; the server's log says why",
+    )
 
 
 def _refusal(refusal: Refusal, time_ms: int | None, limit_ms: int) -> ApiError:

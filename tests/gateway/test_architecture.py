@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.census", "gateway.log_stream", "gateway.reading", "gateway.cloudevent"),
     ("gateway.stream", "gateway.auth", "gateway.fanout", "gateway.schema"),
     ("gateway.ring", "gateway.sse", "gateway.metrics", "gateway.server", "gateway.options"),
+    ("gateway.protocol",),
     ("gateway.errors", "gateway.logs", "gateway.yaml_file"),
     ("gateway.following", "gateway.terminal", "gateway.arguments"),
     ("gateway.client", "gateway.eventsource", "gateway.ndjson"),
