@@ -10,6 +10,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
@@ -167,6 +168,7 @@ class Gateway:
             exception_handlers={
                 ApiError: edge.on_api_error,
                 StoreUnavailable: edge.on_unavailable,
+                ClientDisconnect: edge.on_client_gone,
                 HTTPException: edge.on_http_exception,
                 Exception: edge.on_defect,
             },

@@ -11,6 +11,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gateway import logs
@@ -34,6 +35,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_PIPE_COLUMNS = 240
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Configuration file (YAML); PLAYHEAD_CONFIG.")
@@ -145,8 +148,9 @@ def check(config: ConfigOption = None) -> None:
     loaded, catalog = _load(config, {})
     table = Table("setting", "value", "source", "meaning", box=None, header_style="bold")
     for row in configuration.explain(loaded):
-        table.add_row(row.name, row.value, row.source, row.description)
-    Console().print(table)
+        table.add_row(row.name, escape(row.value), row.source, row.description)
+    # Into a file or a pipe a row stays a line, for grep.
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(table)
     mode = "strict" if catalog.strict else "permissive"
     names = ", ".join(catalog.event_types) or "none"
     print(f"\nThe configuration can be used. Event types ({mode}): {names}")

@@ -10,16 +10,18 @@ import msgspec
 import structlog
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ApiError
-from gateway.metrics import Metrics
+from gateway.metrics import UNMATCHED, Metrics
 from gateway.routes.request import parse_tenant, unavailable
-from store.errors import StoreUnavailable
 
 logger = structlog.get_logger(__name__)
+
+# nginx's number for a client that closed before its answer; never sent to anybody.
+_CLIENT_GONE = 499
 
 _STATUS_CODES = {
     404: ("NOT_FOUND", "Not Found"),
@@ -58,18 +60,16 @@ class Edge:
 
         try:
             await self._app(scope, receive, send_counted)
-        except ClientDisconnect:
-            pass  # gone before it had sent its body: nobody is left to answer
         except Exception:
             # Starlette has answered 500 where it could and raises on, for this log line.
             logger.exception("request_failed", path=scope["path"], request_id=request_id)
         finally:
             if status == 0:
-                self._finish(scope, method, 499, time.perf_counter() - started)
+                self._finish(scope, method, _CLIENT_GONE, time.perf_counter() - started)
 
     def _finish(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = scope.get("route")
-        pattern = getattr(route, "path_format", None) or "unmatched"
+        pattern = getattr(route, "path_format", None) or UNMATCHED
         self._metrics.request_finished(pattern, method, status, seconds)
         if self._access_log:
             client = scope.get("client")
@@ -147,8 +147,13 @@ async def on_api_error(request: Request, error: Exception) -> Response:
 
 
 async def on_unavailable(request: Request, error: Exception) -> Response:
-    assert isinstance(error, StoreUnavailable)  # noqa: S101 - registered for this class alone
-    return answer(unavailable(error), request.state.request_id)
+    logger.warning("log_unavailable", error=str(error), request_id=request.state.request_id)
+    return answer(unavailable(), request.state.request_id)
+
+
+async def on_client_gone(request: Request, error: Exception) -> Response:
+    """It left before it had sent its body: nobody is left to answer, but it is counted."""
+    return Response(status_code=_CLIENT_GONE)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -1,7 +1,7 @@
 """The gateway's one error and the JSON shape every refused request is answered with.
 
     ApiError
-    └── (raised with a status, a stable code and a sentence; translated once, in app.py)
+    └── (raised with a status, a stable code and a sentence; translated once, in edge.py)
 
 Shape (Aviso wire contract §4): ``code``, ``error``, ``message``, ``details``, ``request_id``.
 """

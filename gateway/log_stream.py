@@ -214,14 +214,16 @@ class LogStream(EventStream):
             self._position = before
 
     def on_reset(self) -> None:
-        """The channel was closed under a live stream: find the new log."""
-        self._reset = True
-        if self.live:
-            if self._channel is not None:
-                self._note_place(self._channel)
+        """The channel was closed, which the own task finds out by itself where there is one."""
+        if self.live and self._channel is not None:
+            self._note_place(self._channel)
             self._start_task(self._catch_up)
 
     async def approach(self) -> bool:
+        if self._channel is not None and self._channel.closed:
+            # Its log is no more. That is news, unless this stream has come to the new one already.
+            self._reset = self._reset or self._channel.epoch in (b"", self._epoch)
+            self.leave()
         if self._reset:
             await self._reopen()
         if self._channel is None:
@@ -235,8 +237,8 @@ class LogStream(EventStream):
         channel = self._channel
         if channel.epoch not in (b"", self._epoch):
             await self._reconcile(channel)
-        elif self._heartbeat_due:
-            return False
+        elif self._heartbeat_due or self._closing is not None:
+            return False  # what came up while this step waited goes before joining
         elif channel.join(self, self._plan.match, self._position.sequence):
             return True
         elif self._position > channel.position:

@@ -272,10 +272,12 @@ class Metrics:
             "append_batch_events", "Events appended in one call.", buckets=_BATCH_EVENTS
         )
         self.tail_lag = self._gauge(
-            "tail_lag_seconds", "Age of what the tail has read, when it read it."
+            "tail_lag_seconds",
+            "How long the slowest reader of live events has heard nothing of its server.",
         )
         self.catch_ups = self._counter(
-            "catch_ups_total", "Times a stream fell behind the ring and was read from the log."
+            "catch_ups_total",
+            "Times a live stream could not take bytes at once and was caught up apart.",
         )
         self._embedded_restarts = self._counter(
             "embedded_restarts_total", "Restarts of the embedded server after it died."

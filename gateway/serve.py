@@ -17,9 +17,11 @@ from starlette.applications import Starlette
 
 from gateway import server as http_server
 from gateway.app import Gateway, open_gateway
+from gateway.protocol import protocol
 from gateway.routes.about import metrics_route
 from gateway.schema.catalog import Catalog
 from gateway.settings import Settings
+from store.errors import StoreError
 from store.event import StreamKey
 
 EXAMPLE_TYPE = "earthquake"
@@ -40,7 +42,9 @@ def serve(settings: Settings, catalog: Catalog, *, load_example: bool) -> int:
 def _raise_descriptor_limit() -> None:
     """To the hard limit: a stream is a descriptor, and the usual soft limit is 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS calls it endless and takes no such number
+    with contextlib.suppress(
+        ValueError, OSError
+    ):  # macOS calls it endless and takes no such number
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -74,7 +78,7 @@ async def _listen(gateway: Gateway, load_example: bool) -> None:
             gateway.app,
             host=application.host,
             port=application.port,
-            http=http_server.protocol(
+            http=protocol(
                 send_timeout_sec=watch.send_timeout_sec,
                 header_bytes=settings.limits.header_bytes,
             ),
@@ -129,7 +133,8 @@ class _MetricsServer(uvicorn.Server):
 
 async def _welcome(gateway: Gateway, port: int, load_example: bool) -> None:
     host = gateway.settings.application.host
-    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not listened on
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     loaded = await _load_example(gateway, address) if load_example else 0
     lines = [f"Playhead {version('playhead')} listens on {address}"]
     if loaded:
@@ -142,15 +147,19 @@ async def _welcome(gateway: Gateway, port: int, load_example: bool) -> None:
 async def _load_example(gateway: Gateway, address: str) -> int:
     """Publish the recording into a log that never held an event; the number of events stored."""
     stream = StreamKey(gateway.settings.tenants.default, EXAMPLE_TYPE)
-    if (await gateway.log.head(stream)).last.sequence:
-        return 0
     recording = files("gateway").joinpath("example/earthquakes.ndjson").read_bytes()
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-        answer = await client.post(
-            f"{address}/api/v1/notifications",
-            content=recording,
-            headers={"Content-Type": "application/x-ndjson"},
-        )
+    try:
+        if (await gateway.log.head(stream)).last.sequence:
+            return 0
+        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+            answer = await client.post(
+                f"{address}/api/v1/notifications",
+                content=recording,
+                headers={"Content-Type": "application/x-ndjson"},
+            )
+    except (httpx.HTTPError, StoreError) as error:
+        logger.error("example_not_loaded", error=str(error))
+        return 0
     if answer.status_code != 200 or answer.json()["rejected"]:
         logger.error("example_not_loaded", status=answer.status_code, answer=answer.text[:500])
         return 0

@@ -6,6 +6,7 @@ cannot take bytes, or has something to read first, a task of its own brings it u
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -63,7 +64,7 @@ class _Resumed:
                 return
 
 
-class EventStream(EventSourceResponse):
+class EventStream(EventSourceResponse, ABC):
     """Sends one stream; a subclass says what. A `Subscriber` of a sweep while it is live."""
 
     def __init__(
@@ -105,30 +106,30 @@ class EventStream(EventSourceResponse):
 
     # -- what a subclass is
 
+    @abstractmethod
     async def open(self) -> bool:
         """Write the first frames and what comes before the newest. True: now `approach`."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def approach(self) -> bool:
         """One step towards the newest event. True when the sweep has taken over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fall_back(self) -> None:
         """Leave the sweep, and note up to where everything is sent; `approach` goes on from there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self) -> None:
         """Let go of what the stream is fed by; may be called twice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def heartbeat(self) -> bytes:
         """A frame for when nothing else is sent, or b"" where there is always something."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def limited(self) -> bool:
         """Whether the maximum duration holds and heartbeats are sent."""
-        raise NotImplementedError
 
     # -- the ASGI side
 
@@ -177,7 +178,15 @@ class EventStream(EventSourceResponse):
         await self._raw_send({"type": "http.response.body", "body": body, "more_body": more})
 
     def push(self, body: bytes, events: int) -> bool:
-        if self._drive(body, more=True):
+        try:
+            taken = self._drive(body, more=True)
+        except Exception:
+            # A defect must end this stream audibly; the sweep goes on with the others.
+            logger.exception("stream_failed", request_id=self.request_id)
+            self.leave()
+            self.abort()
+            return False
+        if taken:
             if events:
                 self._on_events(events)
             return True

@@ -7,6 +7,7 @@ Speaks to a single server (TCP, TLS, unix socket) or a cluster. Every redis erro
 import asyncio
 import hashlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -58,6 +59,7 @@ _TRANSIENT = (
     "BUSY",
 )
 _MINIMUM_VERSION = (7, 0)
+_QUERY_PASSWORD = re.compile(r"([?&]password=)[^&]*")
 
 
 def _prefix(stream: StreamKey) -> str:
@@ -88,6 +90,7 @@ TENANTS_KEY = "ph:tenants"
 
 def shown(url: str) -> str:
     """The address without its password, for messages."""
+    url = _QUERY_PASSWORD.sub(r"\1***", url)
     parts = urlsplit(url)
     if parts.password is None:
         return url
@@ -158,6 +161,13 @@ class Durability:
         self.append_only = append_only
         self.fsync = fsync
 
+    @property
+    def strength(self) -> int:
+        """Higher survives more."""
+        if self.append_only != "yes":
+            return 0
+        return {"always": 4, "everysec": 3, "no": 2}.get(self.fsync, 1)
+
     def describe(self) -> dict[str, str]:
         if self.append_only != "yes":
             meaning = "events are in memory only: a crash of the server loses them"
@@ -165,6 +175,8 @@ class Durability:
             meaning = "written to disk before the answer"
         elif self.fsync == "everysec":
             meaning = "written to disk within a second of the answer"
+        elif self.fsync == "no":
+            meaning = "handed to the operating system, which writes it when it likes"
         else:
             meaning = "unknown: the server does not tell its append-only settings"
         return {"appendonly": self.append_only, "appendfsync": self.fsync, "meaning": meaning}
@@ -216,19 +228,24 @@ class Connection:
         where = shown(self.url)
         try:
             async with _translated():
-                for node in await self._server.primaries():
-                    await self._check(node, where)
+                nodes = [await self._check(node, where) for node in await self._server.primaries()]
+                # A cluster promises no more than its weakest node keeps.
+                self.durability = min(nodes, key=lambda each: each.strength)
             await self._load()
         except StoreConfigurationError:
             raise
         except StoreUnavailable as error:
-            if isinstance(error.__cause__, AuthenticationError):
+            cause = error.__cause__
+            # Met while connecting, redis-py wraps it into a lost connection.
+            if isinstance(cause, AuthenticationError) or (
+                cause is not None and isinstance(cause.__cause__, AuthenticationError)
+            ):
                 raise StoreConfigurationError(
-                    f"{where} wants other credentials: {error.__cause__}; "
+                    f"{where} wants other credentials: {cause}; "
                     "put user and password into the address"
                 ) from error
             raise StoreUnavailable(
-                f"no Redis or Valkey server answers at {where}: {error.__cause__}; "
+                f"no Redis or Valkey server answers at {where}: {cause}; "
                 "start one there or give another address"
             ) from error
         except StoreError as error:
@@ -243,7 +260,7 @@ class Connection:
                 f"{where} refuses a command: {error.__cause__}; {advice}"
             ) from error
 
-    async def _check(self, node: Client, where: str) -> None:
+    async def _check(self, node: Client, where: str) -> Durability:
         server = await node.info("server")
         version = str(server["redis_version"])
         if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM_VERSION:
@@ -270,7 +287,7 @@ class Connection:
         except ResponseError:
             # Hosted servers forbid CONFIG; then the policy is not known and said to be so.
             fsync = "unknown"
-        self.durability = Durability(
+        return Durability(
             append_only="yes" if str(persistence.get("aof_enabled")) == "1" else "no", fsync=fsync
         )
 

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import structlog
+
 from store.cluster import Argument
 from store.connection import (
     TENANTS_KEY,
@@ -36,12 +38,20 @@ from store.event import (
     StreamKey,
 )
 
+logger = structlog.get_logger(__name__)
+
 # What became of one draft. A StoreError: not known to be stored, and not known not to be.
 Outcome: TypeAlias = Appended | Refused | StoreError
 
 # One call holds the server for about 8 us a draft: 500 are 4 ms, and no more than 4 MB.
 BATCH_DRAFTS = 500
 BATCH_BYTES = 4 << 20
+
+# What is read at a time has about 1 MB whatever the size of the events, as the ones before tell;
+# the first read cannot know, and begins with few. 500 events of 400 bytes are within it.
+READ_BYTES = 1 << 20
+FIRST_COUNT = 16
+GROWTH = 8
 
 _REFUSALS = {2: Refusal.BEFORE_LAST, 3: Refusal.IN_FUTURE, 4: Refusal.KEY_REUSED}
 
@@ -138,11 +148,15 @@ class EventLog:
                         batch += lane.waiting
                         lane.waiting.clear()
                     outcomes = [error] * len(batch)
+                except Exception as error:
+                    # A defect is told to who waits for this batch; the next one may do better.
+                    logger.exception("append_failed", stream=stream)
+                    outcomes = [StoreError(f"the append failed: {error}")] * len(batch)
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     if not future.done():
                         future.set_result(outcome)
         finally:
-            # Reached early only by cancellation or a defect: nobody may wait for ever.
+            # Reached early only by cancellation: nobody may wait for ever.
             for _, future in (*batch, *lane.waiting):
                 future.cancel()
             lane.task = None
@@ -254,17 +268,20 @@ class EventLog:
         """Every event after one position up to and including another, in pages.
 
         The next page is fetched while this one is used. The last page stands at `until`. A page
-        whose gap says `reset` ends the range: the log is another one.
+        whose gap says `reset` ends the range: the log is another one. A page has `page_size` events
+        at most, and fewer where they are large.
         """
-        fetch = asyncio.ensure_future(self._page(stream, after, until, epoch, page_size))
+        count = min(page_size, FIRST_COUNT)
+        fetch = asyncio.ensure_future(self._page(stream, after, until, epoch, count))
         try:
             while True:
                 page = await fetch
                 ended = page.position.sequence >= until.sequence
                 reset = page.gap is not None and page.gap.reason is GapReason.RESET
                 if not ended and not reset:
+                    count = next_count(page.entries, count, page_size)
                     fetch = asyncio.ensure_future(
-                        self._page(stream, page.position, until, epoch, page_size)
+                        self._page(stream, page.position, until, epoch, count)
                     )
                 yield page
                 if ended or reset:
@@ -297,6 +314,14 @@ class EventLog:
             if first > after.sequence + 1:
                 gap = Gap(GapReason.EXPIRED, after.sequence + 1, first)
         return Page(entries, position, epoch, gap)
+
+
+def next_count(entries: Sequence[Entry], count: int, limit: int) -> int:
+    """How many entries to ask for after these, of which `count` were asked for."""
+    size = sum(len(event) for _, (_, event) in entries)
+    if not size:
+        return min(count, limit)
+    return max(1, min(limit, GROWTH * count, READ_BYTES * len(entries) // size))
 
 
 def _keys(stream: StreamKey) -> tuple[str, str]:

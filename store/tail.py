@@ -16,7 +16,7 @@ import structlog
 from store.connection import Connection, Dedicated, log_key
 from store.errors import StoreError, StoreUnavailable
 from store.event import Entry, Gap, GapReason, Position, StreamKey
-from store.log import EventLog
+from store.log import FIRST_COUNT, EventLog, next_count
 
 BLOCK_MS = 1000
 READ_COUNT = 1000
@@ -122,6 +122,7 @@ class _Reader:
         self._reading: frozenset[StreamKey] = frozenset()
         self._changed = asyncio.Event()
         self._heard = time.monotonic()
+        self._count = FIRST_COUNT
         self._stopped = False
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
@@ -213,11 +214,12 @@ class _Reader:
             ids = [followed.position.entry_id for _, followed in streams]
             self._reading = frozenset(self._streams)
             reply = await dedicated.execute(
-                "XREAD", "COUNT", READ_COUNT, "BLOCK", BLOCK_MS, "STREAMS", *keys, *ids
+                "XREAD", "COUNT", self._count, "BLOCK", BLOCK_MS, "STREAMS", *keys, *ids
             )
             self._heard = time.monotonic()
             if not reply:
                 continue
+            self._count = min(next_count(entries, self._count, READ_COUNT) for _, entries in reply)
             by_key = {key.encode(): pair for key, pair in zip(keys, streams, strict=True)}
             for key, entries in reply:
                 stream, followed = by_key[key]

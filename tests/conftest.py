@@ -13,14 +13,20 @@ from uuid import uuid4
 import httpx
 import pytest
 import yaml
+from hypothesis import settings
 
 from gateway import server as http_server
 from gateway import settings as configuration
 from gateway.app import Gateway, open_gateway
+from gateway.protocol import protocol
 from gateway.schema.catalog import Catalog
 from store.connection import Connection
 from store.log import EventLog
 from tests.servers import Valkey
+
+# The same examples every time, however busy the machine is.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 EXAMPLE = Path(__file__).parent.parent / "gateway" / "example" / "config.yaml"
 
@@ -101,7 +107,7 @@ def start_gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> S
                     gateway.app,
                     host="127.0.0.1",
                     port=0,
-                    http=http_server.protocol(
+                    http=protocol(
                         send_timeout_sec=read.watch_endpoint.send_timeout_sec,
                         header_bytes=read.limits.header_bytes,
                     ),

@@ -37,14 +37,14 @@ class Readiness:
     """Whether requests should be sent here.
 
     ``ping`` makes a round trip to the log's server within a number of seconds or raises
-    StoreError; ``tail_lag_ms`` is None before the tail has read anything.
+    StoreError.
     """
 
     def __init__(
         self,
         ping: Callable[[float], Awaitable[None]],
         *,
-        tail_lag_ms: Callable[[], float | None],
+        tail_lag_ms: Callable[[], float],
         durability: Callable[[], Mapping[str, str]],
         draining: Callable[[], bool],
         timeout_s: float = 2.0,
@@ -68,12 +68,11 @@ class Readiness:
         connected = round_trip_ms is not None
         draining = self._draining()
         ready = connected and not draining
-        lag_ms = self._tail_lag_ms()
         return ready, {
             "status": "ready" if ready else "not_ready",
             "backend_connected": connected,
             "round_trip_ms": round_trip_ms,
-            "tail_lag_ms": None if lag_ms is None else round(lag_ms, 3),
+            "tail_lag_ms": round(self._tail_lag_ms(), 3),
             "durability": dict(self._durability()),
             "draining": draining,
         }

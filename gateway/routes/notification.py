@@ -3,6 +3,7 @@
 import asyncio
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -20,6 +21,8 @@ from gateway.schema.query import parse, publication
 from store.errors import StoreError, StoreUnavailable
 from store.event import Appended, Draft, Refusal, StreamKey, rfc3339
 from store.log import EventLog, Outcome
+
+logger = structlog.get_logger(__name__)
 
 _KEY_LENGTH = 255
 # A large request gives the loop back after so many items (about 20 us each).
@@ -249,8 +252,15 @@ def _answer_to(error: Exception) -> ApiError:
     if isinstance(error, Rejected):
         return refused(error, "notification")
     if isinstance(error, StoreUnavailable):
-        return unavailable(error)
-    return ApiError(500, "NOTIFICATION_STORAGE_FAILED", "Notification Storage Failed", str(error))
+        logger.warning("log_unavailable", error=str(error))
+        return unavailable()
+    logger.error("append_failed", error=str(error))
+    return ApiError(
+        500,
+        "NOTIFICATION_STORAGE_FAILED",
+        "Notification Storage Failed",
+        "The event log refused the notification; the server's log says why",
+    )
 
 
 def _refusal(refusal: Refusal, time_ms: int | None, limit_ms: int) -> ApiError:

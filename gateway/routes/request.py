@@ -10,7 +10,6 @@ from starlette.requests import Request
 from gateway.errors import ApiError
 from gateway.schema.errors import Rejected
 from gateway.schema.query import Operation
-from store.errors import StoreUnavailable
 from store.session import Session
 
 RETRY_AFTER_SEC = 1
@@ -74,13 +73,13 @@ def invalid(operation: Operation, message: str) -> ApiError:
     return ApiError(400, f"INVALID_{operation.upper()}_REQUEST", _LABELS[operation], message)
 
 
-def unavailable(error: StoreUnavailable) -> ApiError:
-    """The answer while the log's server is away."""
+def unavailable() -> ApiError:
+    """The answer while the log's server is away. Where it is and why is for the server's log."""
     return ApiError(
         503,
         "BACKEND_UNAVAILABLE",
         "Backend Unavailable",
-        f"The event log is not available now; try again: {error}",
+        "The event log is not available now; try again",
         headers={"Retry-After": str(RETRY_AFTER_SEC)},
     )
 

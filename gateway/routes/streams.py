@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import msgspec
+import structlog
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -44,6 +45,8 @@ from store.errors import StoreError, StoreUnavailable
 from store.event import StreamKey
 from store.log import EventLog
 from store.session import Lease
+
+logger = structlog.get_logger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -163,11 +166,12 @@ class Streaming:
         except StoreUnavailable:
             raise
         except StoreError as error:
+            logger.error("stream_not_opened", error=str(error))
             raise ApiError(
                 500,
                 "SSE_STREAM_INITIALIZATION_FAILED",
                 "SSE stream creation failed",
-                f"The stream could not be opened: {error}",
+                "The stream could not be opened; the server's log says why",
                 extra={"topic": asked.topic},
             ) from error
 

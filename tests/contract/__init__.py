@@ -29,6 +29,7 @@ left open                                 here                                  
                                           ever other keys they have
 §10 a bad body or type of wipe/stream     400 and 415 in the shape of every error   test_errors: a_wipe_wants_json
 §13 `Last-Event-ID` on a POST             heard too, and outweighs `from_*`         test_cursors: last_event_id_is_heard
+§13 a stream asked for while draining     503 SHUTTING_DOWN with `Retry-After`      test_lifecycles: a_live_watch_ends
 §13 a bulk request with refused items     200, status `partial`; 4xx only when the  test_bulk: a_body_that_is_neither
                                           body is neither array nor lines
 §13 bulk with more items than allowed     413 BODY_TOO_LARGE                        test_errors: limits_are_told

@@ -1,12 +1,14 @@
 """Aviso wire contract §13: watch and replay by GET, for `EventSource` and curl."""
 
+import asyncio
 import re
 from urllib.parse import quote
 
 import pytest
 
+from tests.conftest import Start
 from tests.contract.api import LABELS, REPLAY, WATCH, Api, assert_error, kinds, notifications
-from tests.contract.schemas import SQUARE, STORM
+from tests.contract.schemas import SCHEMAS, SQUARE, STORM
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -231,3 +233,15 @@ async def test_head_answers_as_get_would_without_a_body(
     # The connection is still good for the next request.
     assert (await api.send("GET", "/health")).status_code == 200
     assert operation
+
+
+async def test_a_gateway_ends_though_watches_left_as_they_went_live(start_gateway: Start) -> None:
+    """A reader of the log that was told to end while it connected forgot it, and waited for ever."""
+    async with asyncio.timeout(30):
+        async with start_gateway(notification_schema=SCHEMAS) as gateway:
+            api = Api(gateway, gateway.tenant)
+            await api.publish()
+            for _ in range(10):
+                params = {"event_type": "note", "from_id": "1"}
+                async with api.stream(WATCH, params=params) as stream:
+                    await stream.until("replay_completed")

@@ -18,6 +18,7 @@ from tests.servers import GatewayProcess, Valkey
 def configuration(store: Mapping[str, str], **watch_endpoint: object) -> dict[str, Any]:
     return {
         "store": dict(store),
+        "metrics": {"enabled": True},
         "notification_schema": SCHEMA,
         "notification_schema_strict": True,
         "watch_endpoint": {

@@ -149,7 +149,8 @@ def test_the_scheme_of_a_cluster_and_that_of_a_single_server_are_told_apart(
         f"playhead: redis+cluster://127.0.0.1:{server.port} is no node of a cluster; write redis:// "
         "in the address, or rediss:// for TLS"
     )
-    node = TcpValkey(tmp_path / "node", "--cluster-enabled", "yes", "--cluster-port", "0")
+    [bus] = free_ports(1)
+    node = TcpValkey(tmp_path / "node", "--cluster-enabled", "yes", "--cluster-port", str(bus))
     with running(node):
         said = refusal(tmp_path, f"redis://127.0.0.1:{node.port}")
     assert said == (

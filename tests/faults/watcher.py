@@ -68,7 +68,8 @@ class Watcher:
                 self._protocol = await open_frames(
                     port, self._request(), self._on_frame, self._receive_buffer
                 )
-                await self._protocol.closed
+                if not self._stopping:
+                    await self._protocol.closed
                 assert self._protocol.status in (0, 200, 503), self._protocol.refusal
             except LOST:
                 pass

@@ -6,7 +6,7 @@ Lean on purpose: hundreds of streams and hundreds of thousands of events pass th
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -203,8 +203,3 @@ def abort(protocol: asyncio.BaseProtocol | None) -> None:
     if transport is not None:
         with suppress(RuntimeError):
             transport.abort()
-
-
-def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -10,7 +10,7 @@ import pytest
 from gateway.fanout import SENDS_BEFORE_YIELD, Channel, Fanout
 from gateway.ring import Ring
 from store.connection import Connection
-from store.event import ORIGIN, Entry, Gap, Position, StreamKey
+from store.event import ORIGIN, Entry, Gap, GapReason, Position, StreamKey
 from store.log import EventLog
 from store.tail import SHARDS, Tail
 from tests.servers import Valkey
@@ -116,6 +116,133 @@ async def test_a_sweep_ends_when_its_log_is_found_to_be_another(channel: Channel
     assert (member.resets, member.pushed) == (1, [])
 
 
+# -- groups
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A filter on the topic, which counts how often it is asked."""
+
+    topic: bytes
+    asked: list[bytes] = field(default_factory=list)
+    everything: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.topic.decode()
+
+    def matches(self, topic: bytes, event: bytes) -> bool:
+        self.asked.append(topic)
+        return topic == self.topic
+
+
+@dataclass(eq=False)
+class Blocking(Recorder):
+    """A subscriber that cannot take the next bytes, and then leaves for its own task."""
+
+    channel: Channel | None = None
+    gaps: list[tuple[Gap, Position]] = field(default_factory=list)
+
+    def push(self, body: bytes, events: int) -> bool:
+        self.pushed.append(body)
+        assert self.channel is not None
+        self.channel.part(self, FIRST)
+        return False
+
+    def on_gap(self, gap: Gap, before: Position) -> None:
+        self.gaps.append((gap, before))
+
+
+def made(epoch: bytes = EPOCH) -> Channel:
+    return Channel(BEFORE, epoch, Ring(BEFORE, 100, 1000))
+
+
+MIXED: list[Entry] = [
+    (b"2-%d" % number, (b"odd" if number % 2 else b"even", b"{}")) for number in range(2, 6)
+]
+
+
+async def test_members_of_a_group_are_handed_the_same_bytes_and_their_filter_is_asked_once() -> (
+    None
+):
+    channel = made()
+    odd, same, even = Topic(b"odd"), Topic(b"odd"), Topic(b"even")
+    members = [Recorder() for _ in range(3)]
+    everybody, others = Recorder(), Recorder()
+    for member, match in zip(members, (odd, same, odd), strict=True):
+        assert channel.join(member, match, 1)
+    channel.join(everybody, FIRST, 1)
+    channel.join(others, even, 1)
+    await channel.on_entries(MIXED, Position(2, 5), EPOCH)
+    [body] = members[0].pushed
+    assert all(member.pushed[0] is body for member in members)
+    assert len(odd.asked) == len(MIXED)
+    assert same.asked == []
+    assert body.count(b"\n\n") == 2
+    assert everybody.pushed[0].count(b"\n\n") == 4
+    assert others.pushed != members[0].pushed
+
+
+async def test_who_wants_nothing_of_it_is_sent_nothing_and_has_all(channel: Channel) -> None:
+    quiet = Recorder()
+    channel.join(quiet, Topic(b"none"), 1)
+    await channel.on_entries(ENTRIES, AFTER, EPOCH)
+    assert quiet.pushed == []
+    assert channel.place_of(quiet) == AFTER
+
+
+async def test_a_member_that_blocks_is_out_until_it_joins_again() -> None:
+    channel = made()
+    member = Blocking(channel=channel)
+    channel.join(member, FIRST, 1)
+    await channel.on_entries(ENTRIES, AFTER, EPOCH)
+    await channel.on_entries([(b"3-3", (b"topic", b"{}"))], Position(3, 3), EPOCH)
+    assert len(member.pushed) == 1
+    assert not channel.join(member, FIRST, 2)
+    assert channel.join(member, FIRST, 3)
+
+
+async def test_only_who_has_caught_up_may_join() -> None:
+    channel = made()
+    assert not channel.join(Recorder(), FIRST, 0)
+    assert not channel.join(Recorder(), FIRST, 2)
+    channel.closed = True
+    assert not channel.join(Recorder(), FIRST, 1)
+
+
+async def test_a_gap_is_told_to_members_and_sends_the_others_to_the_log() -> None:
+    """A ring that began further back than its channel's first event, by the clock, served those who
+    stood before the gap as if there were none."""
+    channel = made()
+    member = Blocking(channel=channel)
+    channel.join(member, FIRST, 1)
+    gap, before = Gap(GapReason.EXPIRED, 2, 8), Position(9, 7)
+    channel.on_gap(gap, before)
+    assert member.gaps == [(gap, before)]
+    await channel.on_entries([(b"9-8", (b"topic", b"{}"))], Position(9, 8), EPOCH)
+    for behind in (Position(1, 1), Position(8, 3), Position(9, 6)):
+        assert channel.ring.after(behind, None, 1000) is None
+    found = channel.ring.after(before, None, 1000)
+    assert found is not None
+    assert len(found[0]) == 1
+
+
+async def test_who_is_ahead_of_the_channel_waits_for_it(channel: Channel) -> None:
+    await asyncio.wait_for(channel.reached(1), 1)
+    waiting = [asyncio.create_task(channel.reached(sequence)) for sequence in (2, 3)]
+    given_up = asyncio.create_task(channel.reached(3))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    await channel.on_entries(ENTRIES, AFTER, EPOCH)
+    await waiting[0]
+    await asyncio.sleep(0)
+    assert not waiting[1].done()
+    channel.on_reset()
+    await waiting[1]
+    assert channel._waiting == {}
+
+
 @pytest.fixture
 async def tail(connection: Connection, log: EventLog) -> AsyncIterator[Tail]:
     failures: list[BaseException] = []
@@ -160,3 +287,36 @@ async def test_a_client_that_leaves_while_its_channel_is_made_leaves_nothing_beh
     fanout.detach(first, staying, channel)
     while await readers(connection):
         pass
+
+
+async def test_watchers_of_one_stream_share_its_channel_and_the_last_one_closes_it(
+    connection: Connection, tail: Tail, tenant: str
+) -> None:
+    fanout = Fanout(tail, ring_events=10, ring_bytes=1000)
+    stream, first, second = StreamKey(tenant, "kind"), Recorder(), Recorder()
+    channel = await fanout.attach(stream, first, ORIGIN, b"")
+    assert await fanout.attach(stream, second, ORIGIN, b"") is channel
+    fanout.detach(stream, first, channel)
+    assert not channel.closed
+    fanout.detach(stream, second, channel)
+    assert channel.closed
+    again = await fanout.attach(stream, first, ORIGIN, b"")
+    assert again is not channel
+    fanout.detach(stream, second, channel)  # of the old one, which is nobody's business any more
+    assert not again.closed
+    fanout.detach(stream, first, again)
+
+
+async def test_a_channel_that_was_retired_is_replaced_and_its_watchers_are_told_once(
+    tail: Tail, tenant: str
+) -> None:
+    fanout = Fanout(tail, ring_events=10, ring_bytes=1000)
+    stream, old, new = StreamKey(tenant, "kind"), Recorder(), Recorder()
+    channel = await fanout.attach(stream, old, ORIGIN, b"")
+    fanout.retire(stream, channel)
+    fanout.retire(stream, channel)
+    assert (old.resets, channel.closed) == (1, True)
+    other = await fanout.attach(stream, new, ORIGIN, b"")
+    fanout.detach(stream, old, channel)
+    assert (new.resets, other.closed) == (0, False)
+    fanout.detach(stream, new, other)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4

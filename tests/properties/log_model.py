@@ -49,6 +49,7 @@ class LogModel:
 
     lives: list[Life] = field(default_factory=list)
     clock: int = 0
+    turns: int = 0  # beginnings and ends of lives
 
     @property
     def current(self) -> Life | None:
@@ -69,6 +70,7 @@ class LogModel:
         life = self.current
         if life is None:
             assert all(epoch != other.epoch for other in self.lives), "an epoch came twice"
+            self.turns += 1
             life = Life(len(self.lives), epoch)
             self.lives.append(life)
         assert epoch == life.epoch, "the epoch changed under a log that was not destroyed"
@@ -105,6 +107,7 @@ class LogModel:
     def destroy(self) -> None:
         self.clock += 1
         if self.current is not None:
+            self.turns += 1
             self.current.destroyed = True
 
 
@@ -132,13 +135,14 @@ class Session:
     after: int | None
     watch: bool
     began: int
+    turn: int
     life_before: Life | None
     last_before: int
     until: int | None = None
     strict: bool = True
     cursor_life: Life | None = None
-    life_opened: Life | None = None
-    last_opened: int = -1
+    turn_opened: int | None = None
+    last_opened: int = 0
     frames: list[Frame] = field(default_factory=list)
 
     @property
@@ -146,7 +150,12 @@ class Session:
         """The life that the session starts in, if that can be said."""
         if self.cursor_life is not None:
             return self.cursor_life
-        return self.life_before if self.life_before is self.life_opened else None
+        return self.life_before if self.settled else None
+
+    @property
+    def settled(self) -> bool:
+        """No log came or went while it was opened."""
+        return self.turn == self.turn_opened
 
 
 class Judge:
@@ -167,7 +176,7 @@ class Judge:
         self._life, self._at, self._strict = session.life, session.after, session.strict
         self._asked = self._told = self._least_life = 0
         if session.after is not None and session.cursor_life is None:
-            if session.life_before is session.life_opened:
+            if session.settled:
                 # A number past the end is no error and no cursor: what comes next is live.
                 self._asked, self._at = session.after, min(session.after, session.last_before)
             else:
@@ -226,7 +235,7 @@ class Judge:
         self._enter(frame)
         if self._at is None:
             first, last = session.last_before, session.last_opened
-            if session.life_before is session.life_opened:
+            if session.settled:
                 assert first <= sequence <= last, f"live from {sequence}, not {first} to {last}"
             self._at = sequence
         assert sequence >= self._at, f"a position went back from {self._at}: {frame}"
@@ -253,7 +262,7 @@ class Judge:
 
     def _on_completed(self, session: Session) -> None:
         # What a watch has not had by now comes live, or with a gap.
-        if session.watch or self._life is None or self._life is not session.life_before:
+        if session.watch or self._life is None or not session.settled:
             return
         end = session.last_before
         self._account(end if session.until is None else min(end, session.until))

@@ -101,8 +101,8 @@ class Reader:
         while not stream.ended:
             await self.reading.wait()
             await stream.receive()
-            if session.last_opened < 0 and stream.frames:
-                session.life_opened = self._site.model.current
+            if session.turn_opened is None and stream.frames:
+                session.turn_opened = self._site.model.turns
                 session.last_opened = self._site.model.last + self._site.coming
             self._site.changed.set()
 
@@ -384,7 +384,7 @@ class Open:
         reader = site.slots[self.slot] = Reader(site, self.form, self.wanted)
         site.readers.append(reader)
         model, life = site.model, site.model.current
-        session = Session(0, self.watch, model.clock, life, model.last)
+        session = Session(0, self.watch, model.clock, model.turns, life, model.last)
         params: dict[str, str] = {}
         if self.start == "sequence":
             sequence = 1 + self.place % (model.last + 2)
@@ -419,7 +419,7 @@ class Resume:
         await reader.drop()
         reader.reading.set()
         model, last_id = site.model, reader.last_id
-        session = Session(None, True, model.clock, model.current, model.last)
+        session = Session(None, True, model.clock, model.turns, model.current, model.last)
         params: dict[str, str] = {}
         headers: dict[str, str] = {}
         if reader.form == "GET" and last_id is not None:
@@ -459,6 +459,23 @@ class Read:
             (reader.reading.set if self.reading else reader.reading.clear)()
 
 
+@dataclass(frozen=True)
+class Stall:
+    """A client that is up to date stops reading under a load that the gateway cannot be rid of."""
+
+    client: Open
+    more: tuple[tuple[str, int], ...]
+
+    async def run(self, site: Site) -> None:
+        slot = self.client.slot
+        if slot not in site.slots or not site.slots[slot].follows:
+            await self.client.run(site)
+        await Settle().run(site)
+        await Read(slot, reading=False).run(site)
+        await Flood().run(site)
+        await Publish(self.more).run(site)
+
+
 _slots = st.integers(0, SLOTS - 1)
 _events = st.tuples(st.sampled_from(["north", "south"]), st.integers(0, 9))
 _wanted = st.builds(
@@ -469,16 +486,23 @@ _batches = st.lists(_events, min_size=1, max_size=6).map(tuple)
 _one = st.builds(Publish, events=_events.map(lambda each: (each,)))
 _several = st.builds(Publish, events=_batches)
 _load = st.builds(Load, events=_batches, step_ms=st.integers(0, 2))
-_open = st.builds(
-    Open,
-    slot=_slots,
-    form=st.sampled_from(["GET", "POST"]),
-    watch=st.sampled_from([True, True, False]),
-    wanted=_wanted,
-    start=st.sampled_from(["now", "zero", "sequence", "date"]),
-    place=st.integers(0, 20),
-    length=st.sampled_from([None, 0, 3]),
-)
+
+
+def _opening(watch: st.SearchStrategy[bool]) -> st.SearchStrategy[Open]:
+    return st.builds(
+        Open,
+        slot=_slots,
+        form=st.sampled_from(["GET", "POST"]),
+        watch=watch,
+        wanted=_wanted,
+        start=st.sampled_from(["now", "zero", "sequence", "date"]),
+        place=st.integers(0, 20),
+        length=st.sampled_from([None, 0, 3]),
+    )
+
+
+_open = _opening(st.sampled_from([True, True, False]))
+_stall = st.builds(Stall, client=_opening(st.just(True)), more=_batches)
 _resume = st.builds(Resume, slot=_slots, by_parameter=st.booleans())
 _read = st.builds(Read, slot=_slots, reading=st.booleans())
 _delete = st.builds(Delete, sequence=st.integers(1, 20))
@@ -489,7 +513,7 @@ _steps = st.sampled_from(
     [
         *(_one, _one, _several, _several, _load, st.builds(Flood)),
         *(_open, _open, _open, _resume, _resume, _resume, st.builds(Drop, slot=_slots), _read),
-        *(st.builds(Settle), st.builds(Settle)),
+        *(st.builds(Settle), st.builds(Settle), _stall, _stall),
         *(_delete, _delete, _trim, _trim, st.builds(Wipe), _destroy, st.builds(Cut)),
     ]
 ).flatmap(lambda step: step)

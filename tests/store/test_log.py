@@ -2,11 +2,13 @@
 
 import asyncio
 from contextlib import aclosing
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from store.connection import Connection, log_key
+from store.errors import StoreError, StoreUnavailable
 from store.event import (
     ORIGIN,
     Appended,
@@ -250,6 +252,20 @@ async def test_a_reader_of_another_epoch_is_told_so(
     assert not page.entries
 
 
+async def test_a_destroyed_log_does_not_read_as_if_it_were_complete(
+    connection: Connection, log: EventLog, stream: StreamKey
+) -> None:
+    """Its epoch outlives it until it is made anew: a replay under way ended as if all were sent."""
+    await append(log, stream, *(draft(n) for n in range(5)))
+    head = await log.head(stream)
+    await connection.execute("DEL", log_key(stream))
+    pages = log.range(stream, ORIGIN, head.last, epoch=head.epoch, page_size=100)
+    async with aclosing(pages) as opened:
+        [page] = [page async for page in opened]
+    assert page.gap is not None
+    assert page.gap.reason is GapReason.RESET
+
+
 async def test_confirm_changes_the_epoch_only_of_a_history_that_was_lost(
     connection: Connection, log: EventLog, stream: StreamKey
 ) -> None:
@@ -274,3 +290,26 @@ async def test_streams_and_tenants_are_listed(log: EventLog, stream: StreamKey) 
     await append(log, StreamKey(stream.tenant, "another"), draft(1))
     assert await log.streams(stream.tenant) == ["another", "kind"]
     assert stream.tenant in await log.tenants()
+
+
+async def test_a_log_that_cannot_be_listed_is_the_outcome_of_each_draft(tmp_path: Path) -> None:
+    """It was raised: one event type of a bulk request cost the results of all the others."""
+    connection = Connection(f"unix://{tmp_path}/nobody.sock")
+    log = EventLog(connection, idempotency_window_ms=1000)
+    outcomes = await log.append(StreamKey("tenant", "kind"), ENVELOPE, [draft(1), draft(2)])
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 2
+    await connection.close()
+
+
+async def test_nobody_waits_for_ever_for_an_append_that_a_defect_ended(
+    connection: Connection, stream: StreamKey
+) -> None:
+    def fail(size: int) -> None:
+        raise ValueError(size)
+
+    log = EventLog(connection, idempotency_window_ms=1000, on_batch=fail)
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(
+            *(log.append(stream, ENVELOPE, [draft(n)]) for n in range(3))
+        )
+    assert [type(outcome) for [outcome] in outcomes] == [StoreError] * 3

@@ -1,0 +1,221 @@
+"""HTTP/1.1 as this gateway speaks it: uvicorn's protocol, with limits and refusals where it has none.
+
+A connection tells how much of what was written its client has taken, and can be cut off.
+"""
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from gateway.errors import ApiError
+
+_HEADER_TIMEOUT_SEC = 30.0
+_LINGER_SEC = 5.0
+
+
+class _Connection:
+    """A client's connection as a stream may see it."""
+
+    __slots__ = ("_descriptor", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        found = transport.get_extra_info("socket")
+        self._descriptor: int | None = None if found is None else found.fileno()
+
+    def unsent(self) -> int:
+        size = self._transport.get_write_buffer_size()
+        if self._descriptor is not None and not self._transport.is_closing():
+            # What the kernel still holds; without it a client that reads slowly out of a full
+            # kernel buffer looks like one that does not read at all.
+            try:
+                answer = fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
+                size += int(struct.unpack("i", answer)[0])
+            except OSError:
+                return size
+        return size
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+
+class _Writer:
+    """The transport as a response sees it: to close is to let the client take its answer first."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
+def _without_chunks(cycle: RequestResponseCycle, app: Any) -> Any:
+    """The application for an HTTP/1.0 client: the end of the connection is the end of the body.
+
+    uvicorn sends chunks, whose sizes such a client would take for a part of the stream.
+    """
+
+    async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_plain(message: Message) -> None:
+            cycle.chunked_encoding = False
+            if message["type"] == "http.response.body":
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_plain)
+
+    return plain
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with a limit for heads, JSON refusals and a time-out for dead peers."""
+
+    send_timeout_sec: ClassVar[float]
+    header_bytes: ClassVar[int]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # Bytes since the last that were the end of a head or a part of a body: what is left is
+        # a head, or the trailers and extensions of chunks, and must not go on for ever.
+        self._unframed = 0
+        self._in_head = True
+        self._too_large = False
+        self._lingering: asyncio.TimerHandle | None = None
+        self._writer = _Writer(transport, self._close)
+        found = transport.get_extra_info("socket")
+        if (
+            found is not None
+            and found.family != socket.AF_UNIX
+            and hasattr(socket, "TCP_USER_TIMEOUT")
+        ):
+            # A peer that vanished acknowledges nothing: without this the kernel tries for
+            # a quarter of an hour.
+            found.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.send_timeout_sec * 1000)
+            )
+        self._head_timer = self.loop.call_later(_HEADER_TIMEOUT_SEC, self._on_head_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_timer.cancel()
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self._writer.close = self.transport.close  # else each holds the other until a gc run
+        super().connection_lost(exc)
+
+    def _on_head_timeout(self) -> None:
+        if self._in_head and not self.transport.is_closing():
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering is not None:
+            return
+        self._unframed += len(data)
+        super().data_received(data)
+        if self._unframed > self.header_bytes and not self.transport.is_closing():
+            self._too_large = True
+            self.send_400_response("Request head is too large")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(_HEADER_TIMEOUT_SEC, self._on_head_timeout)
+        self.scope["extensions"] = {"playhead": {"connection": _Connection(self.transport)}}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer is no header: it came past whoever checked those
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            raise ValueError("not HTTP/1.0 or HTTP/1.1")  # the parser makes it a refusal
+        super().on_headers_complete()
+        self._in_head, self._unframed = False, 0
+        self._head_timer.cancel()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.transport = self._writer  # type: ignore[assignment]
+        if cycle.scope["http_version"] == "1.0":
+            app = _without_chunks(cycle, app)
+        super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        self._unframed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        # Bytes that come next begin a new head.
+        self._in_head = True
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        if self._lingering is None:
+            super().on_response_complete()
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        # The request is answered as plain HTTP, as RFC 9110 §7.8 allows. The parser reads no
+        # more after it, so there can be no other.
+        self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        if self.transport.is_closing() or self._lingering is not None:
+            return
+        cycle = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.close()  # a refusal would stand in the middle of that response
+            return
+        if cycle is not None and cycle.response_complete and not self._in_head:
+            self._linger()  # the request that this is the rest of was answered already
+            return
+        status = 431 if self._too_large else 400
+        code = "HEADERS_TOO_LARGE" if self._too_large else "INVALID_HTTP"
+        request_id = str(uuid4())
+        body = msgspec.json.encode(ApiError(status, code, "Bad Request", msg).body(request_id))
+        reason = "Request Header Fields Too Large" if self._too_large else "Bad Request"
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"x-request-id: %b\r\nconnection: close\r\n\r\n%b"
+            % (status, reason.encode(), len(body), request_id.encode(), body)
+        )
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # what it would answer now has no place any more
+            cycle.message_event.set()
+        self._linger()
+
+    def _close(self) -> None:
+        """After the last response of this connection."""
+        if self._in_head:
+            self.transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close when the client has, or soon.
+
+        Bytes that are not read when a connection is closed make the kernel reset it, and the
+        client loses the answer that told it why.
+        """
+        if self._lingering is None and not self.transport.is_closing():
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.flow.resume_reading()
+            self._lingering = self.loop.call_later(_LINGER_SEC, self.transport.abort)
+
+
+def protocol(*, send_timeout_sec: float, header_bytes: int) -> type[asyncio.Protocol]:
+    """The protocol with these limits; uvicorn makes one of it for each connection."""
+    limits = {"send_timeout_sec": send_timeout_sec, "header_bytes": header_bytes}
+    return type("LimitedProtocol", (Protocol,), limits)
