@@ -234,6 +234,7 @@ class Gateway:
                 auth_mode=settings.auth.mode if settings.auth.enabled else None,
                 metrics=shared_port,
                 metrics_path=settings.metrics.path,
+                lock_replays=settings.playback.lock_replays,
             ),
             homepage=about.Homepage(
                 client_documentation_url=homepage.client_documentation_url,

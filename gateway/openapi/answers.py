@@ -45,7 +45,10 @@ SCHEMAS: JsonSchema = {
                 "code": {**_STRING, "description": "Stable, for programs."},
                 "error": {**_STRING, "description": "A short label."},
                 "message": {**_STRING, "description": "A sentence that holds the wrong value."},
-                "details": {**_STRING, "description": "The innermost cause."},
+                "details": {
+                    "anyOf": [_STRING, {"$ref": "#/components/schemas/Session"}],
+                    "description": "The innermost cause; the session, with a 409.",
+                },
                 "request_id": _UUID,
                 "configured_event_types": {
                     "type": "array",

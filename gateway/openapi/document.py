@@ -7,7 +7,7 @@ this gateway takes and no others. Statuses are only those that a request can rea
 from collections.abc import Mapping
 from typing import Literal
 
-from gateway.openapi import bodies
+from gateway.openapi import bodies, playback, sessions
 from gateway.openapi.answers import (
     JSON,
     PARAMETERS,
@@ -53,9 +53,11 @@ def build_document(
     auth_mode: Literal["direct", "trusted_proxy"] | None = None,
     metrics: bool = False,
     metrics_path: str = "/metrics",
+    lock_replays: bool = True,
 ) -> dict[str, object]:
     """The document of a gateway with these event types; ``metrics`` when they are on its port."""
-    operations = _Operations(catalog, auth_mode)
+    operations = _Operations(catalog, auth_mode, lock_replays=lock_replays)
+    tags = ("publish", "streams", "sessions", "configuration", "schema", "admin", "about")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,7 +67,7 @@ def build_document(
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name} for name in ("publish", "streams", "schema", "admin", "about")],
+        "tags": [{"name": name} for name in tags],
         "paths": {
             "/api/v1/notification": {"post": operations.publish()},
             "/api/v1/notifications": {"post": operations.publish_many()},
@@ -77,6 +79,7 @@ def build_document(
                 "post": operations.replay(),
                 "get": operations.replay_by_get(),
             },
+            **playback.paths(operations.playback_answers()),
             **schema_paths(),
             "/api/v1/admin/wipe/stream": {"delete": operations.wipe_stream()},
             "/api/v1/admin/wipe/all": {"delete": operations.wipe_all()},
@@ -84,8 +87,8 @@ def build_document(
             **about_paths(metrics_path if metrics else None),
         },
         "components": {
-            "schemas": SCHEMAS,
-            "parameters": PARAMETERS,
+            "schemas": {**SCHEMAS, **sessions.SCHEMAS},
+            "parameters": {**PARAMETERS, **sessions.PARAMETERS},
             "securitySchemes": operations.security_schemes,
         },
     }
@@ -95,9 +98,14 @@ class _Operations:
     """The operations that depend on what is configured."""
 
     def __init__(
-        self, catalog: Catalog, auth_mode: Literal["direct", "trusted_proxy"] | None
+        self,
+        catalog: Catalog,
+        auth_mode: Literal["direct", "trusted_proxy"] | None,
+        *,
+        lock_replays: bool,
     ) -> None:
         self._catalog = catalog
+        self._lock_replays = lock_replays
         self.security_schemes: JsonSchema = {}
         self._refusals: JsonSchema = {}
         if auth_mode is not None:
@@ -120,6 +128,14 @@ class _Operations:
             silent = ["SERVICE_UNAVAILABLE"]
         self._unavailable = _not_now("BACKEND_UNAVAILABLE", *silent)
         self._stream_unavailable = _not_now("BACKEND_UNAVAILABLE", "SHUTTING_DOWN", *silent)
+
+    def playback_answers(self) -> playback.Answers:
+        return playback.Answers(
+            refusals=self._refusals,
+            unavailable=self._unavailable,
+            stream_unavailable=self._stream_unavailable,
+            security=self._security(optional=False),
+        )
 
     def publish(self) -> JsonSchema:
         schema = bodies.notification(self._catalog)
@@ -257,10 +273,14 @@ class _Operations:
 
     def _stream_answers(self, operation: str) -> JsonSchema:
         stream = {"schema": reference("schemas", "ServerSentEvent"), "example": _STREAM_EXAMPLE}
+        locked: JsonSchema = {}
+        if operation == "replay" and self._lock_replays:
+            locked["409"] = playback.active("A session of the tenant that is named is active.")
         return {
             "200": media("A stream of such events.", {"text/event-stream": stream}),
             "400": error("The request is not acceptable.", _body_codes(operation.upper())),
             **self._refusals,
+            **locked,
             "500": error("The stream could not begin.", ["SSE_STREAM_INITIALIZATION_FAILED"]),
             **self._stream_unavailable,
         }

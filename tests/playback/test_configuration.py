@@ -16,7 +16,11 @@ from tests.servers import Valkey
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 INVALID = "INVALID_CONFIGURATION_REQUEST"
-DEFAULT = {"snapshot_interval": "*/15 * * * *", "list_tables": [], "next_snapshot": None}
+DEFAULT: dict[str, Any] = {
+    "snapshot_interval": "*/15 * * * *",
+    "list_tables": [],
+    "next_snapshot": None,
+}
 
 
 async def put_interval(controls: Controls, expression: str) -> httpx.Response:

@@ -130,7 +130,7 @@ async def test_a_session_that_is_watched_does_not_end_however_short_its_idle_tim
         session = await controls.begin()
         request = get(f"/v1/replay/{session['id']}/stream", {}, tenant)
         async with open_stream(running.port, request) as stream:
-            for _ in range(4):  # one a second
+            for _ in range(3):  # one a second
                 await stream.until("system-time")
                 assert await controls.current() == session
         # Nobody watches now.

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, note, settings
@@ -156,7 +158,7 @@ def check_walks(told: list[Any]) -> None:
 
 async def ask(controls: Controls, verb: Verb) -> Answer:
     began = time.time() * 1000
-    sending = {
+    sending: dict[Kind, Callable[[], Awaitable[httpx.Response]]] = {
         "init": lambda: controls.init(
             text_of(verb.start), text_of(verb.end), event_types=list(verb.event_types)
         ),
@@ -212,7 +214,7 @@ steps = st.tuples(st.sampled_from([0, 0, 1]), st.lists(calls, min_size=1, max_si
 programs = st.lists(steps, min_size=3, max_size=15)
 
 ordinary = settings(
-    max_examples=80,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     database=None,

@@ -18,7 +18,7 @@ from tests.playback.controls import END, START, Controls, done, moment
 from tests.playback.processes import Site, open_site
 
 RESTING = {"MSG_INIT_OK", "MSG_START_OK", "MSG_STOP_OK", "DB_INIT_KO"}
-TENANTS = 12
+TENANTS = 8
 
 Prepare = Callable[[Controls], Awaitable[str]]
 Verb = Callable[[Controls, str], Awaitable[httpx.Response]]
@@ -100,13 +100,13 @@ class Faults:
                 await asyncio.sleep(0)
         if fault == "gateway":
             self.site.gateways[0].kill()
+            mending = asyncio.create_task(self.site.start_gateway(0))
         else:
-            await self.site.kill_valkey()
+            mending = asyncio.create_task(self.site.kill_valkey())
         answers = await asyncio.gather(*sent)
         for tenant, answer, old in zip(tenants, answers, before, strict=True):
             await self._check(tenant, answer, allowed, old)
-        if fault == "gateway":
-            await self.site.start_gateway(0)
+        await mending
 
     async def _send(self, verb: Verb, tenant: str, session: str) -> int | None:
         """The status of the answer, if there was one."""

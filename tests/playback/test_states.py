@@ -269,3 +269,20 @@ async def test_a_session_that_is_over_is_told_to_who_watches_when_another_begins
     async with watching(house.second, others, other) as stream:
         assert (await stream.until("session")).data["id"] == other["id"]
     assert (other["replay_start_timestamp"], other["replay_end_timestamp"]) == (START, END)
+
+
+async def test_a_session_from_the_beginning_of_time_can_be_gone_on_with(
+    house: House, controls: Controls
+) -> None:
+    """The place before its first event had a time that no cursor could name: 400 for ever."""
+    session = await controls.begin("1970-01-01T00:00:00Z", "1970-01-01T01:00:00Z")
+    async with watching(house.first, controls, session) as stream:
+        first = await stream.until("session")
+        tick = await stream.until("system-time")
+    for frame in (first, tick):
+        assert frame.id
+        request = get(
+            f"/v1/replay/{session['id']}/stream", {"last_event_id": frame.id}, session["tenant_id"]
+        )
+        async with open_stream(house.second.port, request) as again:
+            assert (await again.until("session")).data == session

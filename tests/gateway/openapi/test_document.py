@@ -135,6 +135,14 @@ def test_every_route_is_described() -> None:
         ("/api/v1/watch", "get"),
         ("/api/v1/replay", "post"),
         ("/api/v1/replay", "get"),
+        ("/v1/replay/init", "post"),
+        *((f"/v1/replay/{{id}}/{verb}", "put") for verb in ("start", "stop", "seek", "end")),
+        ("/v1/replay/{id}/stream", "get"),
+        ("/v1/replay/reset", "post"),
+        ("/v1/replay/current-session", "get"),
+        ("/v1/configuration", "get"),
+        ("/v1/configuration/snapshot-interval", "put"),
+        ("/v1/configuration/snapshot-list-tables", "put"),
         ("/api/v1/schema", "get"),
         ("/api/v1/schema/{event_type}", "get"),
         ("/api/v1/admin/wipe/stream", "delete"),
@@ -161,9 +169,11 @@ def test_every_answer_carries_the_request_id() -> None:
 
 
 def test_credentials_are_described_only_when_they_are_asked_for() -> None:
-    for _, _, operation in operations(build()):
+    for path, _, operation in operations(build()):
         assert "security" not in operation
-        assert not {"401", "403"} & set(operation["responses"])
+        assert "401" not in operation["responses"]
+        # A session that is another tenant's is refused to everybody.
+        assert ("403" in operation["responses"]) == (path == "/v1/replay/{id}/end")
 
 
 @pytest.mark.parametrize(
