@@ -240,16 +240,20 @@ class Playback(Struct, frozen=True):
     ] = 31 * 86_400
     lowest_speed: Annotated[float, Meta(description="Slowest speed of play.", gt=0)] = 0.5
     highest_speed: Annotated[float, Meta(description="Highest speed of play.", gt=0)] = 4
-    allow_fastest: Annotated[
-        bool, Meta(description="Allow speed 0: as fast as can be sent.")
-    ] = False
+    allow_fastest: Annotated[bool, Meta(description="Allow speed 0: as fast as can be sent.")] = (
+        False
+    )
     idle_sec: Annotated[
         int,
-        Meta(description="A session nobody watches or touches ends after this.", ge=1, le=_YEAR_SEC),
+        Meta(
+            description="A session nobody watches or touches ends after this.", ge=1, le=_YEAR_SEC
+        ),
     ] = 1800
     lease_sec: Annotated[
         float,
-        Meta(description="A gateway that is silent for this long loses its lease.", ge=0.1, le=3600),
+        Meta(
+            description="A gateway that is silent for this long loses its lease.", ge=0.1, le=3600
+        ),
     ] = 15
     lock_replays: Annotated[
         bool,

@@ -30,7 +30,11 @@ class House:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def house(start_gateway: Start) -> AsyncIterator[House]:
-    sections: dict[str, Any] = {"notification_schema": SCHEMA, "notification_schema_strict": False}
+    sections: dict[str, Any] = {
+        "notification_schema": SCHEMA,
+        "notification_schema_strict": False,
+        "playback": None,  # as it is by default; the example raises the top speed
+    }
     tenant = str(uuid4())
     async with (
         start_gateway(tenant=tenant, **sections) as first,
