@@ -87,10 +87,19 @@ def test_deleted_events_leave_no_hole_that_sends_anybody_to_the_log(ring: Ring[P
 
 
 def test_a_part_has_so_many_bytes_and_ends_where_the_next_begins(ring: Ring[Position]) -> None:
+    frames = [b"%-10d" % number for number in (11, 12, 13, 14)]
+    later = [Position(place(number).ms + number, number) for number in (11, 12, 13, 14)]
+    ring.add(later, [None] * 4, frames)
+    assert ring.after(place(10), None, 15) == (frames[:2], later[1])
+    assert ring.after(later[1], None, 15) == (frames[2:], later[3])
+
+
+def test_frames_of_one_time_are_not_parted(ring: Ring[Position]) -> None:
     add(ring, [11, 12, 13, 14])
-    found = ring.after(place(10), None, 15)
-    assert found == ([b"11        ", b"12        "], place(12))
-    assert ring.after(place(12), None, 15) == ([b"13        ", b"14        "], place(14))
+    assert ring.after(place(10), None, 15) == (
+        [b"11        ", b"12        ", b"13        ", b"14        "],
+        place(14),
+    )
 
 
 def test_what_a_filter_keeps_out_is_looked_through_all_the_same(ring: Ring[Position]) -> None:
