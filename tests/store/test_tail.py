@@ -123,6 +123,16 @@ def beside(connection: Connection, stream: StreamKey) -> StreamKey:
     return next(each for each in others if connection.reader_group(each, SHARDS) == group)
 
 
+async def keep_reading(
+    tail: Tail, log: EventLog, connection: Connection, stream: StreamKey
+) -> None:
+    """Let the reader of this stream be at work already, for another stream."""
+    other, recorder = beside(connection, stream), Recorder()
+    await tail.follow(other, ORIGIN, b"", recorder)
+    await append(log, other)
+    await recorder.until(lambda: recorder.told)
+
+
 # -- following
 
 
@@ -174,7 +184,7 @@ async def test_who_follows_again_from_further_back_is_not_kept_waiting(
 ) -> None:
     """The read under way still knew the stream, at the place of the one before: what lay between
     the two places came when that read ended."""
-    await tail.follow(beside(connection, stream), ORIGIN, b"", Deaf())
+    await keep_reading(tail, log, connection, stream)
     last = await append(log, stream, 5)
     await tail.follow(stream, last.position, last.epoch, Deaf())
     tail.leave(stream)
@@ -403,12 +413,10 @@ async def test_a_log_that_is_replaced_before_anything_of_it_was_read_is_told(
     tail: Tail, log: EventLog, connection: Connection, stream: StreamKey
 ) -> None:
     """Its first event has the number that is expected: it came under the epoch of the log before."""
+    await keep_reading(tail, log, connection, stream)
     first = await append(log, stream)
+    await log.delete(stream, 1)
     recorder = Recorder()
-    await tail.follow(stream, ORIGIN, first.epoch, busy := Recorder())
-    await busy.until(lambda: busy.told)
-    tail.leave(stream)
-    await log.wipe(stream)
     await tail.follow(stream, ORIGIN, first.epoch, recorder)
     await destroy(connection, stream)
     await append(log, stream)
