@@ -37,6 +37,7 @@ async def small_gateway(
         url=own_valkey.url,
         send_buffer=16 << 10,
         notification_schema={**SCHEMA, "extreme_event": None, "earthquake": None},
+        playback={"lock_replays": False},  # two readers may replay at once here
         watch_endpoint={
             "replay_batch_size": 3,
             "ring_events": 6,
