@@ -14,13 +14,13 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.auth import Access, User
 from gateway.census import Streams
-from gateway.errors import ApiError
+from gateway.errors import ApiError, shutting_down
 from gateway.metrics import Metrics
 from gateway.playback.cursor import SessionCursor
 from gateway.playback.players import Players
 from gateway.playback.range import RangeError, Ranges, Wanted
 from gateway.playback.session_stream import SessionStream
-from gateway.routes.request import RETRY_MS, locked, parse_body, read_body, shutting_down
+from gateway.routes.request import RETRY_MS, locked, parse_body, read_body
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.schema.policy import StreamAuth
