@@ -3,7 +3,6 @@
 import pytest
 
 from gateway.playback import player
-from store.connection import Connection
 from tests.conftest import RunningGateway
 from tests.playback.controls import refused
 from tests.playback.stage import PAGE, PAST_MS, Recording, Stage, at, evenly, ms_of
@@ -102,34 +101,6 @@ async def test_a_session_that_begins_at_once_after_another_leaves_nobody_behind(
             assert viewer.sessions[-1]["status"] == "DB_END_OK"
         assert newcomer.sessions[0]["id"] == stage.session
         newcomer.stop()
-
-
-async def test_a_stream_of_a_session_that_is_over_does_not_end_the_one_that_runs(
-    stage: Stage,
-) -> None:
-    """Symptom: a request that had looked the session up before it ended took the next one's player."""
-    await stage.begin(Recording(evenly(100, 10)))
-    old = await stage.first.gateway.sessions.get(stage.tenant)
-    assert old is not None
-    await stage.end()
-    session = await stage.controls.begin(at(0), at(1000))
-    stage.session = session["id"]
-    viewer = await stage.watch()
-    assert await stage.first.gateway.players.attach(old, _Nobody()) is None
-    await stage.play_to_end()
-    assert len(viewer.events) == 100
-    assert viewer.connections == 1
-    stage.recording = Recording(evenly(100, 10))
-
-
-class _Nobody:
-    """A stream that was too late."""
-
-    def push(self, body: bytes, events: int) -> bool:
-        raise AssertionError("nothing is sent to it")
-
-    def on_ended(self) -> None:
-        raise AssertionError("it is told by the answer")
 
 
 # -- cursors
@@ -231,43 +202,3 @@ async def test_many_watchers_of_a_session_cost_one_reading(stage: Stage) -> None
     # One reading is a hundred pages of five events; the first may have been read before.
     assert read <= 500 / PAGE + 5
     assert await pages_read(stage.second) < 10_000
-
-
-async def test_nothing_is_left_when_the_last_watcher_has_gone(stage: Stage) -> None:
-    await stage.begin(Recording(evenly(500, 10)))
-    await stage.start()
-    players = stage.first.gateway.players._players
-    for _ in range(5):
-        viewers = [await stage.watch(once=True) for _ in range(4)]
-        assert stage.tenant in players
-        for viewer in viewers:
-            viewer.stop()
-        await viewers[0].sees(lambda _: stage.tenant not in players, "the player has gone")
-
-
-# -- faults of our own
-
-
-async def test_a_defect_is_told_counted_and_gone_with_the_next_connection(
-    stage: Stage, backend: Connection
-) -> None:
-    """Symptom: the task that played had died unseen, and its watchers' streams hung open."""
-    recording = Recording(evenly(100, 10))
-    await stage.begin(recording)
-    viewers = [await stage.watch(), await stage.watch(stage.second)]
-    # What no gateway does: the log's key has something else in it.
-    key = f"ph:{{{stage.tenant}/air}}:log"
-    dumped = await backend.execute("DUMP", key)
-    await backend.execute("SET", key, "no stream")
-    await stage.start(100)
-    for viewer in viewers:
-        await viewer.sees(lambda v: v.errors, "it is told")
-        assert viewer.errors[0]["error"] == "stream_processing_failed"
-        await viewer.sees(lambda v: v.closings, "it was closed")
-    await backend.execute("RESTORE", key, 0, dumped, "REPLACE")
-    await stage.play_to_end()
-    for viewer in viewers:
-        assert viewer.events == recording.events, "and it goes on where it was"
-        assert viewer.connections > 1
-    metrics = (await stage.first.client.get("/metrics")).text
-    assert 'playhead_background_failures_total{task="player"}' in metrics
