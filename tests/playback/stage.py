@@ -202,6 +202,12 @@ class Viewer:
         return [seen.data for seen in self.seen if seen.frame.name == "session"]
 
     @property
+    def since_last_session(self) -> list[Played]:
+        """The events that came after the session was told last."""
+        told = max(i for i, seen in enumerate(self.seen) if seen.frame.name == "session")
+        return [seen.event for seen in self.seen[told:] if seen.event is not None]
+
+    @property
     def ticks(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.frame.name == "system-time"]
 
@@ -225,9 +231,7 @@ class Viewer:
         return found
 
     async def sees(self, predicate: "Callable[[Viewer], object]", description: str) -> None:
-        await eventually(
-            lambda: predicate(self), f"{description}; seen: {self.seen[-3:]}", 20, 0.002
-        )
+        await eventually(lambda: predicate(self), description, poll_sec=0.002)
 
     async def opened(self) -> None:
         await self.sees(lambda viewer: viewer.sessions, "the stream is open")
@@ -237,17 +241,16 @@ class Viewer:
         target = len(self.ticks) + count
         await self.sees(lambda viewer: len(viewer.ticks) >= target, f"{count} ticks")
 
-    async def plays(self, count: int) -> None:
-        """So many more events."""
+    async def plays(self, count: int, *, of: Recording | None = None) -> None:
+        """So many more events, or all of a recording."""
         target = len(self.events) + count
+        if of is not None:
+            target = min(target, len(of.events))
         await self.sees(lambda viewer: len(viewer.events) >= target, f"{count} more events")
 
-    async def plays_after(self, ms: int) -> None:
-        """An event of after this time, among the latest."""
-        await self.sees(
-            lambda viewer: any(event.ms > ms for event in viewer.events[-20:]),
-            f"it plays after {ms}",
-        )
+    async def plays_run(self, run: int) -> None:
+        """An event of this run."""
+        await self.sees(lambda viewer: viewer.runs().get(run), f"it plays run {run}")
 
     async def has(self, *statuses: str) -> None:
         await self.sees(lambda viewer: viewer.status in statuses, f"status {statuses}")

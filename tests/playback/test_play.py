@@ -1,10 +1,9 @@
 """What a session's watchers are sent, and when: paced, paused, sought, at other speeds, to the end."""
 
-from itertools import pairwise
-
 import pytest
 
 from gateway.playback import player
+from gateway.playback.clock import playhead_ms
 from store.connection import Connection
 from store.session import Clock, Sessions
 from tests.playback.stage import PAST_MS, Recording, Stage, at, evenly, ms_of
@@ -25,23 +24,22 @@ async def read_clock(backend: Connection, tenant: str) -> Clock:
 async def test_events_of_all_types_leave_in_order_when_they_are_due(
     stage: Stage, backend: Connection
 ) -> None:
-    recording = Recording(evenly(100, 20), evenly(80, 25), evenly(40, 50, 7))
-    session = await stage.begin(recording)
+    """None early. How late they are is for the bench; ten hours that are not sped up never end."""
+    hour = 3_600_000
+    recording = Recording(evenly(100, hour // 10), evenly(80, hour // 8), evenly(40, hour // 4, 7))
+    session = await stage.begin(recording, end_ms=11 * hour)
     assert session["event_types"] == recording.kinds
     one, other = await stage.watch(), await stage.watch(stage.second)
-    await stage.start(2)
+    await stage.start(36_000)
     clock = await read_clock(backend, stage.tenant)
-    for viewer in (one, other):
+    for gateway, viewer in ((stage.first, one), (stage.second, other)):
         await viewer.sees(lambda v: len(v.events) == 220, "all events")
         assert viewer.events == recording.events
-        late = []
+        early = 5 + gateway.gateway.server_time.error_ms
         for seen in viewer.seen:
             if seen.event is not None:
                 due = clock.wall_ms + (PAST_MS + seen.event.ms - clock.event_ms) / clock.speed
-                late.append(seen.wall_ms - due)
-        # The bench measures; here it must not be early, nor late as if the clock were not kept.
-        assert min(late) > -5
-        assert sorted(late)[len(late) // 2] < 250
+                assert seen.wall_ms > due - early
 
 
 async def test_only_the_types_asked_for_are_played(stage: Stage) -> None:
@@ -58,21 +56,25 @@ async def test_only_the_types_asked_for_are_played(stage: Stage) -> None:
     stage.recording = Recording(evenly(10, 10), evenly(10, 10))
 
 
-async def test_the_time_of_the_session_is_told_each_second(stage: Stage) -> None:
+async def test_the_time_of_the_session_is_told_each_second(
+    stage: Stage, backend: Connection
+) -> None:
     await stage.begin(Recording([]))
-    viewer = await stage.watch()
     await stage.start(4)
-    await viewer.ticked()
-    began = len(viewer.ticks) - 1
-    await viewer.ticked(2)
-    ticks = viewer.ticks[began:]
-    for before, after in pairwise(ticks):
-        passed = after.wall_ms - before.wall_ms
-        assert 500 < passed < 1900, "each second of wall time"
-        moved = ms_of(after.data["timestamp"]) - ms_of(before.data["timestamp"])
-        assert abs(moved - 4 * passed) < 2000
-        assert after.data["speed"] == 4
-        assert sorted(after.data) == ["speed", "timestamp"]
+    clock = await read_clock(backend, stage.tenant)
+    server_time = stage.first.gateway.server_time
+    slack = 4 * (1 + server_time.error_ms)
+    entered_ms = server_time.now_ms()
+    viewer = await stage.watch()
+    for number in range(2):
+        await viewer.ticked()
+        tick = viewer.ticks[number].data
+        told = PAST_MS + ms_of(tick["timestamp"])
+        # Each is told that long after the first at the earliest, and told the time of that moment.
+        assert told > playhead_ms(clock, entered_ms + number * 1000) - slack
+        assert told < playhead_ms(clock, server_time.now_ms()) + slack
+        assert tick == {"timestamp": at(told - PAST_MS), "speed": 4}
+    assert player.TICK_SEC == 1
 
 
 async def test_events_of_one_time_are_never_parted(
@@ -84,6 +86,7 @@ async def test_events_of_one_time_are_never_parted(
     recording = Recording([500, *large, 1500], [*large, 1001], large)
     await stage.begin(recording, end_ms=2000)
     viewers = [await stage.watch(), await stage.watch(stage.second)]
+    await viewers[0].ticked(5)
     for speed in (200, 300, 400, 500):
         await stage.start(speed)
         viewers.append(stage.enter(stage.first, stage.second))
@@ -92,7 +95,6 @@ async def test_events_of_one_time_are_never_parted(
     # `check` fails for a time that was parted.
     for viewer in viewers[:2]:
         assert viewer.events == recording.events
-    assert any(len(viewer.ticks) > 10 for viewer in viewers)
 
 
 # -- paused
@@ -102,21 +104,21 @@ async def test_a_pause_holds_the_playhead_to_the_millisecond(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(player, "TICK_SEC", 0.02)
-    recording = Recording(evenly(2000, 5), evenly(100, 100))
+    recording = Recording(evenly(3000, 10), evenly(300, 100))
     await stage.begin(recording)
     viewers = [await stage.watch(), await stage.watch(stage.second)]
     for _ in range(4):
-        await stage.start(4)
-        await viewers[0].plays(60)
+        await stage.start()
+        await viewers[0].plays(15)
         held = await stage.stop_and_rest()
         for viewer in viewers:
             await viewer.ticked(3)
             assert {ms_of(tick.data["timestamp"]) for tick in viewer.ticks[-2:]} == {held}
             # What was played is what lies up to the playhead, and the little that left before the
-            # gateway had heard of the stop.
+            # gateway had heard of the stop; after it has told the stop, nothing.
             due = recording.between(0, held)
             assert viewer.events[: len(due)] == due
-            assert all(event.ms < held + 4000 for event in viewer.events[len(due) :])
+            assert viewer.since_last_session == []
         current = await stage.controls.current()
         assert ms_of(current["replay_last_timestamp"]) == held
     await stage.play_to_end()
@@ -141,8 +143,8 @@ async def test_who_comes_while_it_is_paused_gets_what_comes_after_the_playhead(
     recording = Recording(evenly(300, 10))
     await stage.begin(recording)
     first = await stage.watch()
-    await stage.start(20)
-    await first.sees(lambda v: len(v.events) > 50, "some events")
+    await stage.start()
+    await first.plays(20)
     held = await stage.stop_and_rest()
     late = [await stage.watch(), await stage.watch(stage.second)]
     for viewer in late:
@@ -154,19 +156,19 @@ async def test_who_comes_while_it_is_paused_gets_what_comes_after_the_playhead(
 
 
 async def test_who_comes_while_it_plays_begins_at_the_playhead(stage: Stage) -> None:
-    recording = Recording(evenly(3000, 10))
-    await stage.begin(recording, end_ms=30_000)
+    recording = Recording(evenly(3000, 200))
+    await stage.begin(recording, end_ms=600_000)
     first = await stage.watch()
     await stage.start(10)
-    await first.sees(lambda v: len(v.events) > 300, "some events")
+    await first.plays(30)
     late = [await stage.watch(), await stage.watch(stage.second)]
     for viewer in late:
         told = ms_of(viewer.sessions[0]["replay_last_timestamp"])
-        assert told > first.events[300].ms, "the playhead of now, not of the last change"
+        assert told >= first.events[29].ms, "the playhead of now, not of the last change"
     await stage.play_to_end()
     for viewer in late:
         begins = viewer.events[0].ms
-        assert begins >= first.events[300].ms
+        assert begins > first.events[29].ms
         assert viewer.events == recording.between(begins, 1e9)
 
 
@@ -201,11 +203,11 @@ async def test_seek_while_playing_goes_on_playing_there(stage: Stage) -> None:
     await stage.begin(recording)
     viewers = [await stage.watch(), await stage.watch(stage.second)]
     await stage.start(20)
-    for target in (5000, 100, 9000, 2000):
+    for run, target in enumerate((5000, 100, 9000, 2000), 2):
         session = await stage.seek(target)
         assert session["status"] == "MSG_START_OK"
         for viewer in viewers:
-            await viewer.plays_after(target)
+            await viewer.plays_run(run)
     await stage.play_to_end()
     for viewer in viewers:
         runs = viewer.runs()
@@ -244,7 +246,7 @@ async def test_a_new_speed_in_mid_play_neither_repeats_nor_skips(stage: Stage) -
     for speed in (1, 50, 0.5, 20, 100, 2, 400):
         session = await stage.start(speed)
         assert session["replay_speed"] == speed
-        await viewers[0].plays(1)
+        await viewers[0].plays(1, of=recording)
     await stage.play_to_end()
     for viewer in viewers:
         assert viewer.events == recording.events
