@@ -3,9 +3,9 @@
 import pytest
 
 from gateway.playback import player
-from tests.conftest import RunningGateway
+from tests.conftest import RunningGateway, Start
 from tests.playback.controls import refused
-from tests.playback.stage import PAGE, PAST_MS, Recording, Stage, at, evenly, ms_of
+from tests.playback.stage import PAGE, PAST_MS, Recording, Stage, at, evenly, ms_of, play_settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -83,6 +83,23 @@ async def test_the_end_of_the_session_closes_its_streams(stage: Stage, verb: str
         "SESSION_NOT_FOUND",
     )
     stage.session = ""
+
+
+async def test_the_drain_closes_the_streams_and_asks_new_ones_to_come_back(
+    start_gateway: Start, tenant: str
+) -> None:
+    async with start_gateway(tenant=tenant, **play_settings()) as gateway:
+        stage = Stage(gateway, gateway, tenant)
+        await stage.begin(Recording(evenly(5000, 10)))
+        viewer = await stage.watch(once=True)
+        await stage.start()
+        await gateway.gateway.drain()
+        await viewer.sees(lambda v: v.closings, "it was closed")
+        assert viewer.closings == ["server_shutdown"]
+        answer = await stage.controls.send("GET", f"/v1/replay/{stage.session}/stream")
+        refused(answer, 503, "SHUTTING_DOWN")
+        assert int(answer.headers["retry-after"]) >= 1
+        await stage.close()
 
 
 async def test_a_session_that_begins_at_once_after_another_leaves_nobody_behind(
