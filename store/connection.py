@@ -100,8 +100,17 @@ def shown(url: str) -> str:
 
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
+    """Run commands: failures become ours, and a cancellation that redis-py forgot is raised.
+
+    It sends by `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes when
+    the inner call is done: a task told to end would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
     except (
         RedisConnectionError,
         RedisTimeoutError,
@@ -358,7 +367,6 @@ class Connection:
                 await link.connect()
                 await link.send_command("CLIENT", "ID")
                 identity = int(await link.read_response())
-            _heed_cancellation()
             yield Dedicated(link, identity, block_ms / 1000 + COMMAND_TIMEOUT_SEC)
         finally:
             if link is not None:
@@ -391,20 +399,9 @@ class Dedicated:
         # Not the client's own time-out: that answers None and leaves the answer to come in the
         # connection, where the next command would take it for its own.
         async with _translated(), asyncio.timeout(self._timeout_sec):
-            await self._link.send_command(*command)
-            _heed_cancellation()
+            async with _translated():  # a forgotten cancellation, before it waits for the answer
+                await self._link.send_command(*command)
             return await self._link.read_response(timeout=math.inf)
-
-
-def _heed_cancellation() -> None:
-    """Raise the cancellation that redis-py's sending may have swallowed.
-
-    It sends by `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes when
-    the inner call is done: a reader told to end would wait on for ever, and its process with it.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _config_value(answer: Any) -> str | None:
