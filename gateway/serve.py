@@ -68,7 +68,7 @@ async def _serve(settings: Settings, catalog: Catalog, load_example: bool) -> in
 
 async def _listen(gateway: Gateway, load_example: bool) -> None:
     settings = gateway.settings
-    application, watch = settings.application, settings.watch_endpoint
+    application = settings.application
 
     def on_started(port: int) -> None:
         gateway.spawn("welcome", _welcome(gateway, port, load_example))
@@ -78,10 +78,7 @@ async def _listen(gateway: Gateway, load_example: bool) -> None:
             gateway.app,
             host=application.host,
             port=application.port,
-            http=protocol(
-                send_timeout_sec=watch.send_timeout_sec,
-                header_bytes=settings.limits.header_bytes,
-            ),
+            http=protocol(header_bytes=settings.limits.header_bytes),
         ),
         drain=gateway.drain,
         on_started=on_started,
