@@ -32,6 +32,16 @@ class Nobody:
         raise AssertionError("it left before")
 
 
+class Lingering:
+    """A watcher that does not leave, like one that has stopped reading."""
+
+    def push(self, body: bytes, events: int) -> bool:
+        raise AssertionError("it has not caught up")
+
+    def on_ended(self) -> None:
+        """It finds out when it reads again."""
+
+
 async def session_of(stage: Stage) -> Session:
     session = await stage.first.gateway.sessions.get(stage.tenant)
     assert session is not None
@@ -182,6 +192,9 @@ async def test_a_player_that_dies_is_told_logged_counted_and_replaced(
     recording = Recording(evenly(400, 10))
     await stage.begin(recording)
     viewers = [await stage.watch(gateway) for gateway in gateways * 2]
+    lingering = Lingering()
+    player = await stage.first.gateway.players.attach(await session_of(stage), lingering)
+    assert player is not None
     async with bystanders(theatre) as beside:
         await stage.start(4)
         for viewer in viewers:
@@ -200,11 +213,15 @@ async def test_a_player_that_dies_is_told_logged_counted_and_replaced(
         for gateway, count in zip(gateways, before, strict=True):
             assert await failures(gateway) > count
             assert not gateway.gateway.failed.is_set()
+        viewers.append(await stage.watch(last_id=viewers[0].seen[0].frame.id))
         await stage.play_to_end()
         for viewer in viewers:
-            assert viewer.events == recording.events, "a new player goes on where each one was"
-            assert viewer.connections > 1
+            # One that came back is told that it rests there before it is sent what is owed.
+            await viewer.sees(lambda v: len(v.events) >= 400, "a new player plays all that is left")
+            assert viewer.events == recording.events, "where each one was"
+        assert all(viewer.connections > 1 for viewer in viewers[:-1])
         await beside()
+        stage.first.gateway.players.detach(player, lingering)
 
 
 @asynccontextmanager
