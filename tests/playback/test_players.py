@@ -10,11 +10,13 @@ from uuid import uuid4
 import pytest
 import structlog
 
+from gateway.playback.cursor import SessionCursor
 from store.connection import Connection, log_key
 from store.event import StreamKey
 from store.log import EventLog
 from store.session import Session, feed
 from tests.conftest import RunningGateway
+from tests.event_stream import Parser
 from tests.faults.wire import eventually
 from tests.playback.conftest import House
 from tests.playback.stage import KINDS, Recording, Stage, at, evenly
@@ -27,6 +29,23 @@ class Nobody:
 
     def push(self, body: bytes, events: int) -> bool:
         raise AssertionError("nothing is sent to it")
+
+    def on_ended(self) -> None:
+        raise AssertionError("it left before")
+
+
+class Member:
+    """A watcher that always takes what it is sent."""
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    def push(self, body: bytes, events: int) -> bool:
+        self.body += body
+        return True
+
+    async def has(self, text: bytes, count: int = 1) -> None:
+        await eventually(lambda: self.body.count(text) >= count, f"{text!r}, {count} times")
 
     def on_ended(self) -> None:
         raise AssertionError("it left before")
@@ -85,6 +104,33 @@ async def test_a_stream_of_a_session_that_is_over_does_not_end_the_one_that_runs
     await stage.play_to_end()
     assert viewer.events == recording.events
     assert viewer.connections == 1
+
+
+async def test_a_time_that_is_being_sent_is_sent_to_its_end_before_a_seek_is_told(
+    stage: Stage,
+) -> None:
+    """More events share it than are read at once: they may be one transaction."""
+    large = [10] * 400
+    recording = Recording([0, *large], large)
+    await stage.begin(recording)
+    for number in range(1, 6):
+        session = await session_of(stage)
+        run = session.clock.run
+        member = Member()
+        player = await stage.first.gateway.players.attach(session, member)
+        assert player is not None
+        assert player.join(member, SessionCursor(run, player.place), session.clock.revision)
+        await stage.start(1000)
+        # The seek comes a little later from round to round.
+        await member.has(b"event: replay", 40 * number)
+        await stage.seek(0)
+        await member.has(b"id: %d-" % (run + 1))
+        stage.first.gateway.players.detach(player, member)
+        frames = [frame for frame in Parser().feed(member.body) if frame.event == "replay"]
+        ended = [frame for frame in frames if str(frame.id).startswith(f"{run}-")]
+        assert len(ended) == len(recording.events)
+        await stage.stop()
+        await stage.seek(0)
 
 
 async def test_a_player_ends_whatever_it_is_at_when_its_last_watcher_leaves(
