@@ -263,8 +263,8 @@ async def test_a_player_that_dies_is_told_logged_counted_and_replaced(
         await stage.play_to_end()
         for viewer in viewers:
             # One that came back is told that it rests there before it is sent what is owed.
-            await viewer.sees(lambda v: len(v.events) >= 400, "a new player plays all that is left")
-            assert viewer.events == recording.events, "where each one was"
+            await viewer.plays(400, of=recording)
+            assert viewer.events == recording.events, "a new player goes on where each one was"
         assert all(viewer.connections > 1 for viewer in viewers[:-1])
         await beside()
         stage.first.gateway.players.detach(player, lingering)
