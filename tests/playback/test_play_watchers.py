@@ -5,7 +5,17 @@ import pytest
 from gateway.playback import player
 from tests.conftest import RunningGateway, Start
 from tests.playback.controls import refused
-from tests.playback.stage import PAGE, PAST_MS, Recording, Stage, at, evenly, ms_of, play_settings
+from tests.playback.stage import (
+    PAGE,
+    PAST_MS,
+    RING,
+    Recording,
+    Stage,
+    at,
+    evenly,
+    ms_of,
+    play_settings,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -220,3 +230,15 @@ async def test_many_watchers_of_a_session_cost_one_reading(stage: Stage) -> None
     for gateway, pages in zip(gateways, before, strict=True):
         # One reading is a hundred pages of five events; the first may have been read before.
         assert 500 / PAGE - 5 <= await pages_read(gateway) - pages <= 500 / PAGE + 5
+
+
+async def test_who_is_only_a_little_behind_costs_no_reading(stage: Stage) -> None:
+    recording = Recording(evenly(RING, 10))
+    await stage.begin(recording)
+    first = await stage.watch()
+    await stage.play_to_end()
+    before = await pages_read(stage.first)
+    for _ in range(10):
+        viewer = await stage.watch(last_id=first.seen[0].frame.id)
+        await viewer.sees(lambda v: len(v.events) == RING, "it has come up")
+    assert await pages_read(stage.first) == before

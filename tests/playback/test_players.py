@@ -10,11 +10,13 @@ from uuid import uuid4
 import pytest
 import structlog
 
+from gateway.playback.cursor import SessionCursor
 from store.connection import Connection, log_key
 from store.event import StreamKey
 from store.log import EventLog
 from store.session import Session, feed
 from tests.conftest import RunningGateway
+from tests.event_stream import Parser
 from tests.faults.wire import eventually
 from tests.playback.conftest import House
 from tests.playback.stage import KINDS, Recording, Stage, at, evenly
@@ -30,6 +32,33 @@ class Nobody:
 
     def on_ended(self) -> None:
         raise AssertionError("it left before")
+
+
+class Member:
+    """A watcher that always takes what it is sent."""
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    def push(self, body: bytes, events: int) -> bool:
+        self.body += body
+        return True
+
+    async def has(self, text: bytes, count: int = 1) -> None:
+        await eventually(lambda: self.body.count(text) >= count, f"{text!r}, {count} times")
+
+    def on_ended(self) -> None:
+        raise AssertionError("it left before")
+
+
+class Lingering:
+    """A watcher that does not leave, like one that has stopped reading."""
+
+    def push(self, body: bytes, events: int) -> bool:
+        raise AssertionError("it has not caught up")
+
+    def on_ended(self) -> None:
+        """It finds out when it reads again."""
 
 
 async def session_of(stage: Stage) -> Session:
@@ -75,6 +104,33 @@ async def test_a_stream_of_a_session_that_is_over_does_not_end_the_one_that_runs
     await stage.play_to_end()
     assert viewer.events == recording.events
     assert viewer.connections == 1
+
+
+async def test_a_time_that_is_being_sent_is_sent_to_its_end_before_a_seek_is_told(
+    stage: Stage,
+) -> None:
+    """More events share it than are read at once: they may be one transaction."""
+    large = [10] * 400
+    recording = Recording([0, *large], large)
+    await stage.begin(recording)
+    for number in range(1, 6):
+        session = await session_of(stage)
+        run = session.clock.run
+        member = Member()
+        player = await stage.first.gateway.players.attach(session, member)
+        assert player is not None
+        assert player.join(member, SessionCursor(run, player.place), session.clock.revision)
+        await stage.start(1000)
+        # The seek comes a little later from round to round.
+        await member.has(b"event: replay", 40 * number)
+        await stage.seek(0)
+        await member.has(b"id: %d-" % (run + 1))
+        stage.first.gateway.players.detach(player, member)
+        frames = [frame for frame in Parser().feed(member.body) if frame.event == "replay"]
+        ended = [frame for frame in frames if str(frame.id).startswith(f"{run}-")]
+        assert len(ended) == len(recording.events)
+        await stage.stop()
+        await stage.seek(0)
 
 
 async def test_a_player_ends_whatever_it_is_at_when_its_last_watcher_leaves(
@@ -182,6 +238,9 @@ async def test_a_player_that_dies_is_told_logged_counted_and_replaced(
     recording = Recording(evenly(400, 10))
     await stage.begin(recording)
     viewers = [await stage.watch(gateway) for gateway in gateways * 2]
+    lingering = Lingering()
+    player = await stage.first.gateway.players.attach(await session_of(stage), lingering)
+    assert player is not None
     async with bystanders(theatre) as beside:
         await stage.start(4)
         for viewer in viewers:
@@ -200,11 +259,15 @@ async def test_a_player_that_dies_is_told_logged_counted_and_replaced(
         for gateway, count in zip(gateways, before, strict=True):
             assert await failures(gateway) > count
             assert not gateway.gateway.failed.is_set()
+        viewers.append(await stage.watch(last_id=viewers[0].seen[0].frame.id))
         await stage.play_to_end()
         for viewer in viewers:
+            # One that came back is told that it rests there before it is sent what is owed.
+            await viewer.plays(400, of=recording)
             assert viewer.events == recording.events, "a new player goes on where each one was"
-            assert viewer.connections > 1
+        assert all(viewer.connections > 1 for viewer in viewers[:-1])
         await beside()
+        stage.first.gateway.players.detach(player, lingering)
 
 
 @asynccontextmanager
