@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.client import CallRefused, Client, ClientError
 
-_PATIENCE_SEC = 5.0
+_PATIENCE_SEC = 3.0
 _PAUSE_SEC = 0.2
 
 _Answer = TypeVar("_Answer")
@@ -33,6 +33,10 @@ class RemoteSession(msgspec.Struct, frozen=True):
     @property
     def playing(self) -> bool:
         return self.status == "MSG_START_OK"
+
+    @property
+    def ended(self) -> bool:
+        return self.status == "DB_END_OK"
 
     @property
     def at_end(self) -> bool:

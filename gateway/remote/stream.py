@@ -17,9 +17,9 @@ from gateway.remote.controls import Controls, RemoteSession, decode_session
 from gateway.remote.playhead import Playhead
 from gateway.resumption import Frame, Resumption, describe_gap
 
-# <run>-<ms>-<kind>-<sequence>: the place up to which everything was sent, with the frame itself.
+# <run>-<ms>-<kind>-<sequence>: the place up to which everything was sent. The kind is the index of an
+# event type of the session, below them (-1), or above them all.
 _CURSOR = re.compile(r"\d{1,15}-(\d{1,15})-(-1|\d{1,10})-\d{1,19}", re.ASCII)
-_BEFORE_ALL = "-1"
 _ORIGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -68,17 +68,18 @@ class RemoteStream(Resumption):
             ) from error
         if not self._started:
             self._start()
-        # Only when such a frame says so: after an event there may be others of the same time.
         self._complete = self._is_behind_end()
         self._on_change()
 
     def _is_behind_end(self) -> bool:
-        """One that lags is told of the stop before it was sent what came before: its place knows."""
+        """One that lags is told of the stop before it is sent what came before: its place knows."""
         place = _CURSOR.fullmatch(self._cursor)
         if place is None or not self._session.at_end:
             return False
         end_ms = (self._session.replay_end_timestamp - _ORIGIN) // timedelta(milliseconds=1)
-        return int(place[1]) >= end_ms and place[2] != _BEFORE_ALL
+        # Behind every event type: there may be more of that very time, of this type or the next.
+        behind_all = int(place[2]) >= len(self._session.event_types)
+        return int(place[1]) > end_ms or (int(place[1]) == end_ms and behind_all)
 
     def _on_session(self, session: RemoteSession, retry_ms: int | None) -> None:
         self._session = session
@@ -105,6 +106,8 @@ class RemoteStream(Resumption):
         self._on_change()
 
     def on_closing(self, frame: Frame) -> tuple[float, str]:
+        if self._session.ended:
+            raise ClientError("the session was ended by others")
         # The end of the stream is that of the session, unless a fault was told: asking again shows.
         why = self._fault if frame.reason == "end_of_stream" else frame.message
         return self._pauses.next_sec(), why
