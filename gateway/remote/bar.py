@@ -26,6 +26,8 @@ class Bar:
     """Used by several threads; entered, it is shown."""
 
     def __init__(self) -> None:
+        # Asked here: what makes rich draw everywhere (FORCE_COLOR) must not fill a file with bars.
+        self._shown = sys.stderr.isatty()
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
@@ -41,9 +43,8 @@ class Bar:
             redirect_stdout=False,
             redirect_stderr=False,
             expand=True,
-            disable=not console.is_terminal,
+            disable=not self._shown,
         )
-        self._shown = console.is_terminal
         self._in_the_way = self._shown and sys.stdout.isatty()
         self._lock = threading.RLock()
         self._playhead: Playhead | None = None

@@ -1,10 +1,17 @@
 """Bytes that a terminal sends, as keys."""
 
+import os
+import pty
+import termios
+import threading
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.remote.keyboard import Key, KeyParser
+from gateway.remote.keyboard import Key, Keyboard, KeyParser, is_ours
+from tests.servers import wait_until
 
 TYPED = {
     b" ": Key.PAUSE,
@@ -56,3 +63,49 @@ def test_whatever_comes_nothing_breaks(typed: bytes) -> None:
     parser.feed(typed)
     # At most a beginning is waited for.
     assert parser.feed(b"\x1b[Cq")[-1:] == [Key.QUIT]
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both sides: where keys are pressed, and where they are read."""
+    outside, inside = pty.openpty()
+    yield outside, inside
+    os.close(outside)
+    os.close(inside)
+
+
+def test_keys_are_told_as_they_are_pressed(terminal: tuple[int, int]) -> None:
+    outside, inside = terminal
+    before = termios.tcgetattr(inside)
+    found: list[Key] = []
+    assert is_ours(inside)
+    with Keyboard(inside, found.append, lambda: found.append(Key.QUIT)):
+        os.write(outside, b" x\x1b[A")
+        wait_until(lambda: len(found) == 2, "both are told")
+    assert found == [Key.PAUSE, Key.FASTER]
+    assert termios.tcgetattr(inside) == before
+
+
+def test_a_defect_is_not_silent(terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    outside, inside = terminal
+    before = termios.tcgetattr(inside)
+    raised: list[threading.ExceptHookArgs] = []
+    failed = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+
+    def on_key(key: Key) -> None:
+        raise ValueError(key)
+
+    with Keyboard(inside, on_key, failed.set):
+        os.write(outside, b"q")
+        assert failed.wait(30)
+    wait_until(lambda: raised, "the thread's error is shown")
+    assert raised[0].exc_type is ValueError
+    assert termios.tcgetattr(inside) == before
+
+
+def test_a_pipe_has_no_keys() -> None:
+    reader, writer = os.pipe()
+    assert not is_ours(reader)
+    os.close(reader)
+    os.close(writer)
