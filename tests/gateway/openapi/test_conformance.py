@@ -45,6 +45,7 @@ OPERATIONS = [
     ("GET", "/v1/replay/{id}/stream"),
     ("POST", "/v1/replay/reset"),
     ("GET", "/v1/replay/current-session"),
+    ("GET", "/v1/replay/sessions"),
     ("GET", "/v1/configuration"),
     ("PUT", "/v1/configuration/snapshot-interval"),
     ("PUT", "/v1/configuration/snapshot-list-tables"),
