@@ -72,13 +72,11 @@ async def read_until_lost(merging: Merge) -> list[Batch]:
     return batches
 
 
-async def read_on(merging: Merge) -> Batch:
+async def read_on(merging: Merge) -> Batch | None:
     """The next batch, from a server that is back: pages asked for before are lost once more."""
     while True:
         with suppress(StoreUnavailable):
-            batch = await merging.read()
-            assert batch is not None
-            return batch
+            return await merging.read()
 
 
 def items_of(batches: Sequence[Batch]) -> list[Item]:
@@ -279,12 +277,15 @@ async def test_reading_goes_on_after_the_server_was_killed(tmp_path: Path) -> No
         merging = merge(log, tenant, 3, START, page_size=2)
         found: list[Batch] = []
         for _ in range(3):
-            found.append(await read_on(merging))
+            batch = await read_on(merging)
+            assert batch is not None
+            found.append(batch)
             own_valkey.kill()
             found += await read_until_lost(merging)
             await asyncio.to_thread(own_valkey.start)
-        found.append(await read_on(merging))
-        found += await read_all(merging)
+        while (batch := await read_on(merging)) is not None:
+            found.append(batch)
+        await merging.close()
         assert [item.place for item in items_of(found)] == places
     finally:
         await connection.close()
