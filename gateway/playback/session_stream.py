@@ -126,6 +126,10 @@ class SessionStream(EventStream):
             self.close("end_of_stream")
         elif player.join(self, self._cursor, self._revision):
             return True
+        elif player.split and self._cursor.place >= player.place:
+            # In mid time, with a change to be told: not before the rest of that time, which the
+            # player has yet to read.
+            await player.proceed(_PATIENCE_SEC)
         else:
             await self._forward(player)
         return False
