@@ -343,7 +343,11 @@ class Player:
         if session.clock.revision <= self.clock.revision:
             return
         sought = session.clock.run != self.clock.run
+        retyped = session.view.event_types != self.view.event_types
         self.session, self.view = session, session.view
+        if retyped:
+            for watcher in list(self.users):
+                watcher.on_types(self.view.event_types)
         left = self._ahead
         if sought:
             # At once: who joins while the next line waits must not meet the old run.

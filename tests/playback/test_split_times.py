@@ -71,6 +71,7 @@ class Client:
             session,
             cursor=None,
             players=gateway.players,
+            may_read=lambda _: True,
             request_id="",
             retry_ms=1000,
             census=gateway.streams,
