@@ -294,7 +294,7 @@ end
 -- Keys of every verb: record, feed, feed's meta, lease of a one-shot replay.
 
 local FEED_LENGTH = 1000
-local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant' }
+local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant', 'epoch' }
 local NUMBERS = { 'revision', 'run', 'entered', 'start', 'end', 'wall', 'event', 'played', 'touched', 'idle' }
 
 local VERBS = { INIT = true, START = true, STOP = true, END = true }
@@ -371,6 +371,7 @@ local function walk(keys, session, now, statuses)
     if last_sequence == 0 then
       start_epoch(keys[3])
     end
+    session.epoch = redis.call('HGET', keys[3], 'epoch')
     redis.call('XADD', keys[2], id_of(math.max(now, last_ms), last_sequence + 1), session.id,
       describe(session, now))
   end
@@ -386,12 +387,25 @@ local function finish(keys, session, now)
   redis.call('DEL', keys[1])
 end
 
--- The session as it stands now: one that has reached its end is stopped, one that nobody has watched
+-- A place of this run compares with none of another run. It begins with the events of that very time.
+local function enter_run(session, run, target, now)
+  session.run, session.event, session.entered, session.wall = run, target, target, now
+  session.played = playing(session) and 1 or 0
+end
+
+-- The session as it stands now: one whose record is older than its feed has told (a failover lost
+-- writes) is moved to where it stands by that, in a run that was never before; one that has reached its end is stopped, one that nobody has watched
 -- or touched for its idle time is ended.
 local function settle(keys, now)
   local session = load_session(keys[1])
   if not session then
     return nil
+  end
+  if session.epoch ~= redis.call('HGET', keys[3], 'epoch') then
+    enter_run(session, now, playhead(session, now), now)
+    session.revision = math.max(session.revision, now)
+    walk(keys, session, now, { session.status })
+    save_session(keys[1], session)
   end
   if playing(session) and playhead(session, now) >= session['end'] then
     session.event, session.wall = session['end'], now
@@ -496,9 +510,8 @@ local function session_seek(keys, args)
   if target < session.start or target > session['end'] then
     return { 'range', describe(session, now) }
   end
-  session.run, session.event, session.entered = session.run + 1, target, target
-  session.wall, session.touched = now, now
-  session.played = playing(session) and 1 or 0
+  enter_run(session, session.run + 1, target, now)
+  session.touched = now
   walk(keys, session, now, { session.status })
   save_session(keys[1], session)
   return { 'ok', describe(session, now) }

@@ -140,6 +140,14 @@ class Player:
                 while self.clock.revision < revision and not self.done:
                     await self._told.wait()
 
+    async def proceed(self, timeout_sec: float) -> None:
+        """Wait until it is known what follows the place that parts events of one time, or so long."""
+        place = self.place
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_sec):
+                while self.split and self.place == place and not self.done:
+                    await self._told.wait()
+
     def recent(self, after: Place, max_bytes: int) -> tuple[list[bytes], Place] | None:
         """Frames that were sent after a place, and up to where. None: the log has to be read."""
         found = self._ring.after(after, None, max_bytes)
@@ -335,7 +343,11 @@ class Player:
         if session.clock.revision <= self.clock.revision:
             return
         sought = session.clock.run != self.clock.run
+        retyped = session.view.event_types != self.view.event_types
         self.session, self.view = session, session.view
+        if retyped:
+            for watcher in list(self.users):
+                watcher.on_types(self.view.event_types)
         left = self._ahead
         if sought:
             # At once: who joins while the next line waits must not meet the old run.
@@ -356,6 +368,7 @@ class Player:
         items = self._ahead.take(max(through_ms, self.place.ms) if self.split else through_ms)
         frames = [self.frame(item) for item in items]
         places = [item.place for item in items]
+        was_split = self.split
         if items:
             self.place = places[-1]
             self._ring.add(places, [None] * len(items), frames)
@@ -363,6 +376,8 @@ class Player:
             self.split = self._ahead.split
         if self._ahead.known:
             self.place = max(self.place, Place.after_ms(through_ms))
+        if was_split:
+            self._tell_waiting()
         await self._audience.send_events(places, frames, self.place)
 
     async def _wait(self) -> None:

@@ -1,6 +1,6 @@
 """One client's view of a session: where it stands in the run, and how it is brought up to the player."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from gateway.playback.cursor import SessionCursor
@@ -27,6 +27,7 @@ class SessionStream(EventStream):
         *,
         cursor: SessionCursor | None,
         players: Players,
+        may_read: Callable[[Sequence[str]], bool],
         request_id: str,
         retry_ms: int,
         census: Census,
@@ -47,6 +48,7 @@ class SessionStream(EventStream):
         )
         self._session = session
         self._players = players
+        self._may_read = may_read
         self._retry_ms: int | None = retry_ms
         self._cursor = cursor or SessionCursor(session.clock.run, start_of(session))
         # There may be more events of the time of the last one sent: nothing else comes between.
@@ -88,6 +90,10 @@ class SessionStream(EventStream):
             self._part()
             self._start_task(self._catch_up)
 
+    def on_types(self, event_types: Sequence[str]) -> None:
+        if not self._may_read(event_types):
+            self.close("forbidden")
+
     async def approach(self) -> bool:
         player = self._player
         if player is None:
@@ -98,6 +104,9 @@ class SessionStream(EventStream):
             if self._ended:
                 self.leave()  # its client left meanwhile
                 return True
+            # They may be others than the request was told.
+            self.on_types(player.view.event_types)
+            return False
         if player.failed:
             await self._fail("The session cannot be played on; connect again")
         elif player.clock.revision < self._session.clock.revision and not player.done:
@@ -126,6 +135,10 @@ class SessionStream(EventStream):
             self.close("end_of_stream")
         elif player.join(self, self._cursor, self._revision):
             return True
+        elif player.split and self._cursor.place >= player.place:
+            # In mid time, with a change to be told: not before the rest of that time, which the
+            # player has yet to read.
+            await player.proceed(_PATIENCE_SEC)
         else:
             await self._forward(player)
         return False
