@@ -81,6 +81,11 @@ def promise_key(stream: StreamKey, key: bytes) -> str:
     return f"{_prefix(stream)}:idem:{key.decode()}"
 
 
+def rows_key(stream: StreamKey, source: str, table: str) -> str:
+    """Where the newest event of each row of a captured table is found, if the row is large."""
+    return f"{_prefix(stream)}:rows:{source}:{table}"
+
+
 def streams_key(tenant: str) -> str:
     return f"ph:{{{tenant}}}:streams"
 
