@@ -171,14 +171,16 @@ class ChangeDraft(NamedTuple):
 
 
 class KeptRow(NamedTuple):
-    """The newest event that holds a row whole: a draft's number, from 1, or 0 to forget the row.
+    """That the draft with this number, from 1, is the newest event with a row, by its ``field``.
 
-    Without a ``field`` all rows of the table are forgotten.
+    It is found again, or forgotten if it is not to be ``kept``: without a ``field``, with all rows
+    of the table.
     """
 
     table: str
     field: bytes
     draft: int
+    kept: bool
 
 
 @dataclass(frozen=True, slots=True)

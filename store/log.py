@@ -221,7 +221,7 @@ class EventLog:
         for draft in changes.drafts:
             args += draft
         for row in changes.rows:
-            args += (tables[row.table], row.field, row.draft)
+            args += (tables[row.table], row.field, row.draft if row.kept else 0)
         reply = await self._connection.call("append_changes", keys, *args)
         stored, epoch, mark, last_ms, last_sequence = reply
         if stored:

@@ -71,6 +71,13 @@ SELECT c.oid, n.nspname AS schema, c.relname AS relation, c.relreplident::text A
  ORDER BY n.nspname, c.relname
 """
 
+_PRIMARY_KEY = """
+SELECT a.attname AS name FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid
+   AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+ WHERE i.indrelid = $1::oid AND i.indisprimary AND i.indisvalid AND i.indimmediate
+ ORDER BY a.attnum
+"""
+
 _COLUMNS = """
 SELECT a.attrelid AS table, a.attname AS name, a.atttypid AS type,
        a.attstorage::text <> 'p' AS toastable
@@ -105,6 +112,12 @@ async def kinds(connection: Querying, oids: Iterable[int]) -> dict[int, Kind]:
         for row in rows
     }
     return {oid: kind_of(oid, types) for oid in asked}
+
+
+async def primary_key(connection: Querying, oid: int) -> tuple[str, ...]:
+    """The columns of a table's primary key, in the table's order; () where there is none."""
+    rows = await connection.fetch(_PRIMARY_KEY, oid)
+    return tuple(row["name"] for row in rows)
 
 
 async def tables(connection: Querying, publication: str) -> list[Table]:

@@ -114,7 +114,11 @@ async def test_a_transaction_in_several_calls_is_marked_open_until_its_end(
 async def test_the_newest_event_of_a_row_is_found_and_forgotten(
     log: EventLog, connection: Connection, stream: StreamKey
 ) -> None:
-    rows = (KeptRow("t", b"1", 2), KeptRow("t", b"2", 1), KeptRow("other", b"1", 1))
+    rows = (
+        KeptRow("t", b"1", 2, True),
+        KeptRow("t", b"2", 1, True),
+        KeptRow("other", b"1", 1, True),
+    )
     first = changes(7, 8, mark=Mark(0, 1, 1), rows=rows)
     await log.append_changes(stream, ENVELOPE, first)
 
@@ -129,7 +133,7 @@ async def test_the_newest_event_of_a_row_is_found_and_forgotten(
         *(),
         mark=Mark(0, 2, 0),
         expected=first.mark,
-        rows=(KeptRow("t", b"1", 0), KeptRow("other", b"", 0)),
+        rows=(KeptRow("t", b"1", 1, False), KeptRow("other", b"", 1, False)),
     )
     await log.append_changes(stream, ENVELOPE, second)
     assert await kept("t") == {b"2": b"7-1"}

@@ -1,0 +1,148 @@
+"""What is kept in the log's server about a captured source: who it is, how far it is in the log.
+
+`ph:capture:<source>` is a hash, `ph:capture:<source>:tenants` the tenants it ever wrote to,
+`ph:captures` the names of all. Of a tenant: `through:<source>` in the meta of its changes, and the
+list of its breaks. Written before the source may forget, so that a loss is always seen.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from store.cluster import Argument
+from store.connection import Connection, meta_key
+from store.event import Mark, Position, StreamKey
+
+CHANGE = "change"
+CAPTURES_KEY = "ph:captures"
+
+
+def format_lsn(lsn: int) -> str:
+    """As PostgreSQL writes a position in its write-ahead log."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def parse_lsn(text: str) -> int:
+    high, _, low = text.partition("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a source was captured.
+
+    ``system_id`` and ``timeline`` tell one database cluster from another. ``generation`` counts its
+    losses. Every change before ``confirmed_lsn`` is in the log, and every one committed up to
+    ``through_ms``. ``keys`` are the key columns of its tables by OID, as they were last seen.
+    """
+
+    system_id: str
+    timeline: int
+    slot: str
+    generation: int
+    confirmed_lsn: int
+    through_ms: int
+    keys: Mapping[str, list[str]]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How capture of a source is doing, for people and programs.
+
+    ``state``: starting, standby (another process captures), capturing, down (the source is away),
+    store_down, refused (its set-up), lost (changes are gone), failed (a defect). The lags are None
+    where nobody knows them.
+    """
+
+    state: str
+    lag_bytes: int | None = None
+    lag_sec: float | None = None
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    changes: int = 0
+    restarts: int = 0
+    updated_ms: int = 0
+
+
+class CaptureRecord:
+    """The record of one source. Raises StoreUnavailable."""
+
+    def __init__(self, connection: Connection, source: str) -> None:
+        self._connection = connection
+        self._source = source
+        self._key = f"ph:capture:{source}"
+
+    async def load(self) -> Progress | None:
+        """None for a source that was never captured."""
+        names = ("system_id", "timeline", "slot", "generation", "confirmed_lsn", "through", "keys")
+        values = await self._connection.execute("HMGET", self._key, *names)
+        if values[0] is None:
+            return None
+        system_id, timeline, slot, generation, confirmed, through, keys = (
+            (value or b"").decode() for value in values
+        )
+        return Progress(
+            *(system_id, int(timeline), slot, int(generation)),
+            *(
+                parse_lsn(confirmed),
+                int(through),
+                msgspec.json.decode(keys, type=dict[str, list[str]]),
+            ),
+        )
+
+    async def save(self, progress: Progress) -> None:
+        await self._connection.execute("SADD", CAPTURES_KEY, self._source)
+        fields: dict[str, Argument] = {
+            "system_id": progress.system_id,
+            "timeline": progress.timeline,
+            "slot": progress.slot,
+            "generation": progress.generation,
+            "confirmed_lsn": format_lsn(progress.confirmed_lsn),
+            "through": progress.through_ms,
+            "keys": msgspec.json.encode(progress.keys),
+        }
+        pairs = [part for field in fields.items() for part in field]
+        await self._connection.execute("HSET", self._key, *pairs)
+
+    async def tell(self, status: Status) -> None:
+        await self._connection.execute("HSET", self._key, "status", msgspec.json.encode(status))
+
+    async def status(self) -> Status | None:
+        found = await self._connection.execute("HGET", self._key, "status")
+        return None if found is None else msgspec.json.decode(found, type=Status)
+
+    # -- tenants
+
+    async def tenants(self) -> set[str]:
+        found = await self._connection.execute("SMEMBERS", f"{self._key}:tenants")
+        return {each.decode() for each in found}
+
+    async def add_tenant(self, tenant: str) -> None:
+        await self._connection.execute("SADD", f"{self._key}:tenants", tenant)
+
+    async def mark(self, stream: StreamKey) -> Mark | None:
+        """How far the source is written into a tenant's changes."""
+        found = await self._connection.execute("HGET", meta_key(stream), f"mark:{self._source}")
+        return Mark.parse(found or b"")
+
+    async def tell_through(self, tenants: Iterable[str], through_ms: int) -> None:
+        """That every change of these tenants committed up to this time is in the log."""
+        for tenant in tenants:
+            key = meta_key(StreamKey(tenant, CHANGE))
+            await self._connection.execute("HSET", key, f"through:{self._source}", through_ms)
+
+    async def add_break(self, tenant: str, position: Position) -> None:
+        """That changes are missing after this place; a state of later needs a later snapshot."""
+        await self._connection.execute("RPUSH", f"ph:{{{tenant}}}:breaks", position.entry_id)
+
+
+async def read_statuses(connection: Connection, sources: Iterable[str]) -> dict[str, Status | None]:
+    """The status of each source, None for one that never had any."""
+    return {name: await CaptureRecord(connection, name).status() for name in sources}
+
+
+def describe(status: Status) -> dict[str, Any]:
+    """As `/ready` shows it."""
+    found: dict[str, Any] = msgspec.to_builtins(status)
+    return found
