@@ -1,11 +1,12 @@
 """What is kept in the log's server about a captured source: who it is, how far it is in the log.
 
-`ph:capture:<source>` is a hash, `ph:capture:<source>:tenants` the tenants it ever wrote to,
-`ph:captures` the names of all. Of a tenant: `through:<source>` in the meta of its changes, and the
+`ph:capture:<source>` is a hash; `…:tenants` has the tenants it ever wrote to, `…:shapes` its tables,
+`ph:captures` the names of all sources. Of a tenant: `through:<source>` in the meta of its changes, and the
 list of its breaks. Written before the source may forget, so that a loss is always seen.
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,11 @@ import msgspec
 
 from store.cluster import Argument
 from store.connection import Connection, meta_key
-from store.event import Mark, Position, StreamKey
+from store.event import Head, Mark, Position, StreamKey
 
 CHANGE = "change"
 CAPTURES_KEY = "ph:captures"
+_AT_ONCE = 16
 
 
 def format_lsn(lsn: int) -> str:
@@ -29,13 +31,20 @@ def parse_lsn(text: str) -> int:
     return int(high, 16) << 32 | int(low, 16)
 
 
+class Shape(msgspec.Struct, frozen=True):
+    """A table's key, and its columns with their types."""
+
+    key: list[str]
+    columns: list[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a source was captured.
 
     ``system_id`` and ``timeline`` tell one database cluster from another. ``generation`` counts its
     losses. Every change before ``confirmed_lsn`` is in the log, and every one committed up to
-    ``through_ms``. ``keys`` are the key columns of its tables by OID, as they were last seen.
+    ``through_ms``.
     """
 
     system_id: str
@@ -44,7 +53,6 @@ class Progress:
     generation: int
     confirmed_lsn: int
     through_ms: int
-    keys: Mapping[str, list[str]]
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -75,24 +83,17 @@ class CaptureRecord:
 
     async def load(self) -> Progress | None:
         """None for a source that was never captured."""
-        names = ("system_id", "timeline", "slot", "generation", "confirmed_lsn", "through", "keys")
+        names = ("system_id", "timeline", "slot", "generation", "confirmed_lsn", "through")
         values = await self._connection.execute("HMGET", self._key, *names)
         if values[0] is None:
             return None
-        system_id, timeline, slot, generation, confirmed, through, keys = (
+        system_id, timeline, slot, generation, confirmed, through = (
             (value or b"").decode() for value in values
         )
-        return Progress(
-            *(system_id, int(timeline), slot, int(generation)),
-            *(
-                parse_lsn(confirmed),
-                int(through),
-                msgspec.json.decode(keys, type=dict[str, list[str]]),
-            ),
-        )
+        lsn = parse_lsn(confirmed)
+        return Progress(system_id, int(timeline), slot, int(generation), lsn, int(through))
 
     async def save(self, progress: Progress) -> None:
-        await self._connection.execute("SADD", CAPTURES_KEY, self._source)
         fields: dict[str, Argument] = {
             "system_id": progress.system_id,
             "timeline": progress.timeline,
@@ -100,7 +101,6 @@ class CaptureRecord:
             "generation": progress.generation,
             "confirmed_lsn": format_lsn(progress.confirmed_lsn),
             "through": progress.through_ms,
-            "keys": msgspec.json.encode(progress.keys),
         }
         pairs = [part for field in fields.items() for part in field]
         await self._connection.execute("HSET", self._key, *pairs)
@@ -111,6 +111,29 @@ class CaptureRecord:
     async def status(self) -> Status | None:
         found = await self._connection.execute("HGET", self._key, "status")
         return None if found is None else msgspec.json.decode(found, type=Status)
+
+    async def announce(self) -> None:
+        await self._connection.execute("SADD", CAPTURES_KEY, self._source)
+
+    async def await_disk(self) -> None:
+        """Return when what was written before is on the disk of the log's server, if it can tell."""
+        await self._connection.write_to_disk("HSET", self._key, "on_disk", 1)
+
+    # -- tables
+
+    async def shapes(self) -> dict[int, Shape]:
+        """The tables as they were last seen, by OID."""
+        found = await self._connection.execute("HGETALL", f"{self._key}:shapes")
+        flat = iter(found)
+        return {
+            int(oid): msgspec.json.decode(shape, type=Shape)
+            for oid, shape in zip(flat, flat, strict=True)
+        }
+
+    async def save_shape(self, oid: int, shape: Shape) -> None:
+        await self._connection.execute(
+            "HSET", f"{self._key}:shapes", oid, msgspec.json.encode(shape)
+        )
 
     # -- tenants
 
@@ -128,12 +151,16 @@ class CaptureRecord:
 
     async def tell_through(self, tenants: Iterable[str], through_ms: int) -> None:
         """That every change of these tenants committed up to this time is in the log."""
-        for tenant in tenants:
-            key = meta_key(StreamKey(tenant, CHANGE))
-            await self._connection.execute("HSET", key, f"through:{self._source}", through_ms)
+        names = list(tenants)
+        for start in range(0, len(names), _AT_ONCE):
+            keys = [meta_key(StreamKey(name, CHANGE)) for name in names[start : start + _AT_ONCE]]
+            field = f"through:{self._source}"
+            told = (self._connection.execute("HSET", key, field, through_ms) for key in keys)
+            await asyncio.gather(*told)
 
-    async def add_break(self, tenant: str, position: Position) -> None:
-        """That changes are missing after this place; a state of later needs a later snapshot."""
+    async def add_break(self, tenant: str, head: Head, through_ms: int) -> None:
+        """That changes are missing after this head: a state of later needs a later snapshot."""
+        position = Position(max(through_ms, head.last.ms), head.last.sequence)
         await self._connection.execute("RPUSH", f"ph:{{{tenant}}}:breaks", position.entry_id)
 
 

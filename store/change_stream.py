@@ -87,6 +87,11 @@ class ChangeStream:
         return len(self._drafts) >= BATCH_DRAFTS or self._bytes >= BATCH_BYTES
 
     @property
+    def waiting(self) -> bool:
+        """Whether anything is not known to be in the log."""
+        return bool(self._drafts) or self._sending is not None
+
+    @property
     def held(self) -> Change | None:
         """The newest change: it is taken when it is known whether it is its transaction's last."""
         return None if self._held is None else self._held[0]
@@ -124,6 +129,10 @@ class ChangeStream:
             self._opened = len(self._drafts) if number == 0 else 0
 
     # -- the index of large rows
+
+    def may_have(self, table: str, keep: bool) -> bool:
+        """Whether `kept_row` has anything to say."""
+        return keep or self._indexed.get(table, True)
 
     async def kept_row(self, table: str, field: bytes, keep: bool) -> KeptRow | None:
         """What to add with a change whose row may be asked for, or was."""

@@ -72,10 +72,11 @@ SELECT c.oid, n.nspname AS schema, c.relname AS relation, c.relreplident::text A
 """
 
 _PRIMARY_KEY = """
-SELECT a.attname AS name FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid
-   AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
- WHERE i.indrelid = $1::oid AND i.indisprimary AND i.indisvalid AND i.indimmediate
- ORDER BY a.attnum
+SELECT (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_index i
+          JOIN pg_attribute a ON a.attrelid = i.indrelid
+           AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+         WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate) AS key
+  FROM pg_class c WHERE c.oid = $1::oid
 """
 
 _COLUMNS = """
@@ -114,10 +115,10 @@ async def kinds(connection: Querying, oids: Iterable[int]) -> dict[int, Kind]:
     return {oid: kind_of(oid, types) for oid in asked}
 
 
-async def primary_key(connection: Querying, oid: int) -> tuple[str, ...]:
-    """The columns of a table's primary key, in the table's order; () where there is none."""
+async def primary_key(connection: Querying, oid: int) -> tuple[str, ...] | None:
+    """The columns of a table's primary key; () where there is none, None where there is no table."""
     rows = await connection.fetch(_PRIMARY_KEY, oid)
-    return tuple(row["name"] for row in rows)
+    return tuple(rows[0]["key"] or ()) if rows else None
 
 
 async def tables(connection: Querying, publication: str) -> list[Table]:

@@ -5,7 +5,7 @@ leaves here as SourceUnavailable (try again), SourceRefused (what to change) or 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +105,7 @@ class PgSource:
         await connection.execute("SET client_connection_check_interval = '2s'")
         return connection
 
-    async def close(self) -> None:
+    def close(self) -> None:
         for connection in (self._control, self._reading):
             if connection is not None:
                 connection.terminate()
@@ -179,7 +179,7 @@ class PgSource:
     async def kinds(self, oids: list[int]) -> dict[int, Kind]:
         return await kinds(self, oids)
 
-    async def primary_key(self, oid: int) -> tuple[str, ...]:
+    async def primary_key(self, oid: int) -> tuple[str, ...] | None:
         return await primary_key(self, oid)
 
     # -- the slot
@@ -230,20 +230,28 @@ class PgSource:
     async def drop_slot(self) -> None:
         await self.fetch("SELECT pg_drop_replication_slot($1)", self.settings.slot)
 
-    async def peek(self, upto_lsn: int) -> AsyncIterator[list[bytes]]:
+    async def peek(self, upto_lsn: int) -> AsyncGenerator[list[bytes], None]:
         """The messages of every transaction committed before this place that the slot has.
 
         In pages; a transaction of any size takes no more memory than a page here, and a temporary
         file at the source.
         """
-        async with self._translated(), self._reading.transaction(readonly=True):
-            cursor = await self._reading.cursor(
-                "SELECT data FROM pg_logical_slot_peek_binary_changes($1, $2, NULL, "
-                "'proto_version', '1', 'publication_names', $3)",
-                *(self.settings.slot, upto_lsn, quote_identifier(self.settings.publication)),
-            )
-            while rows := await cursor.fetch(PAGE_ROWS):
-                yield [data for (data,) in rows]
+        async with self._translated():
+            transaction = self._reading.transaction(readonly=True)
+            await transaction.start()
+            try:
+                cursor = await self._reading.cursor(
+                    "SELECT data FROM pg_logical_slot_peek_binary_changes($1, $2, NULL, "
+                    "'proto_version', '1', 'publication_names', $3)",
+                    *(self.settings.slot, upto_lsn, quote_identifier(self.settings.publication)),
+                )
+                while rows := await cursor.fetch(PAGE_ROWS):
+                    yield [data for (data,) in rows]
+            except BaseException:
+                # To roll back would be to wait for a source that may be gone.
+                self._reading.terminate()
+                raise
+            await transaction.rollback()
 
     async def advance(self, lsn: int) -> None:
         """Let the source forget what comes before this place."""

@@ -10,7 +10,15 @@ from typing import Final, NamedTuple, cast
 
 from store.errors import StoreError
 from store.pgoutput import UNCHANGED, Delete, Insert, Relation, Row, Update
-from store.pgtypes import Form, Kind, converter, string, table_name, tenant_of
+from store.pgtypes import (
+    Column,
+    Kind,
+    converter,
+    quote_identifier,
+    string,
+    table_name,
+    tenant_of,
+)
 
 # What a large value that was left unchanged is, until it is known: no JSON is empty.
 MISSING: Final = b""
@@ -19,6 +27,9 @@ NULL: Final = b"null"
 EVERY_KEY: Final = "*"
 
 _INTEGERS = (20, 21, 23)
+# Types of a fixed length, which are never stored apart: the integers, bool, oid, the floats, dates and
+# times, interval, money, macaddr and uuid.
+_FIXED = (*_INTEGERS, 16, 26, 700, 701, 1082, 1083, 1114, 1184, 1186, 1266, 790, 829, 2950)
 
 
 class RowError(StoreError):
@@ -51,7 +62,7 @@ class Owned(NamedTuple):
 
 
 class TableCodec:
-    """The rows of one table. `key` may be () for a table whose rows have none."""
+    """The rows of one table. `key`: of its columns, in their order; () where rows have none."""
 
     def __init__(
         self,
@@ -62,26 +73,26 @@ class TableCodec:
     ) -> None:
         self.oid = relation.oid
         self.name = table_name(relation.schema, relation.name)
+        self.sql_name = f"{quote_identifier(relation.schema)}.{quote_identifier(relation.name)}"
         self.columns = tuple(column.name for column in relation.columns)
-        self.shape = tuple((column.name, column.type_oid) for column in relation.columns)
-        self.whole_rows = relation.identity == "f"
+        self.typed_columns = tuple(
+            Column(column.name, column.type_oid, kinds[column.type_oid])
+            for column in relation.columns
+        )
         places = {name: place for place, name in enumerate(self.columns)}
-        self.key = tuple(name for name in self.columns if name in key)
-        if len(self.key) != len(key):
-            self.key = ()
+        self.key = tuple(key)
         self._key_places = tuple(places[name] for name in self.key)
         self._tenant_place = None if tenant_column is None else places.get(tenant_column)
         self._names = tuple(string(name.encode()) for name in self.columns)
         self._template = _object_template(self._names)
         self._key_template = _object_template([self._names[place] for place in self._key_places])
         self._converters: tuple[Callable[[bytes], bytes] | None, ...] = tuple(
-            None if column.type_oid in _INTEGERS else converter(kinds[column.type_oid])
-            for column in relation.columns
+            None if column.type_oid in _INTEGERS else converter(column.kind)
+            for column in self.typed_columns
         )
-        self.large_columns = tuple(
-            column.name
-            for column in relation.columns
-            if kinds[column.type_oid].form not in _NEVER_LARGE
+        # Whether an update may come without a value that is stored apart.
+        self.partial = relation.identity != "f" and any(
+            column.type_oid not in _FIXED for column in self.typed_columns
         )
 
     # -- values as JSON
@@ -175,7 +186,7 @@ class TableCodec:
         old = self.parts(message.old)
         old_key = self.key_of(old)
         before = self.row(old) if message.whole else old_key
-        left = self._left_tenant(message, tenant)
+        left = self.left_tenant(message, tenant)
         if left != tenant:
             gone_text = self.key_text(message.old, old)
             gone = Change(self.name, "d", gone_text, old_key, None, before, None)
@@ -184,8 +195,8 @@ class TableCodec:
         moved = old_key if old_key != key else None
         return [Owned(tenant, Change(self.name, "u", text, key, moved, before, after, unchanged))]
 
-    def _left_tenant(self, message: Update, tenant: str | None) -> str | None:
-        """The tenant of the old row; the new one's where the old row does not tell."""
+    def left_tenant(self, message: Update, tenant: str | None) -> str | None:
+        """The tenant of the old row; the new one's, `tenant`, where the old row does not tell."""
         place = self._tenant_place
         if place is None or message.old is None:
             return tenant
@@ -203,9 +214,6 @@ class TableCodec:
 
     def truncate(self) -> Change:
         return Change(self.name, "t", EVERY_KEY, None, None, None, None)
-
-
-_NEVER_LARGE = (Form.BOOL, Form.TIMESTAMP, Form.TIMESTAMPTZ)
 
 
 def _object_template(names: Sequence[bytes]) -> bytes:
