@@ -142,6 +142,7 @@ class Rounds:
                 "capturing",
                 lag_bytes=max(0, moment.insert_lsn - self._position),
                 lag_sec=max(0, moment.ms - self._through_ms) / 1000,
+                through_ms=self._through_ms,
                 warnings=self._warnings,
                 changes=self._changes(),
                 restarts=self._restarts,

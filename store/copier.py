@@ -251,8 +251,8 @@ class Copier:
             if before is not None:
                 await self._flush()
                 await self._on_reshaped(codec.name, shape.key != before.key)
-            await self._record.save_shape(oid, shape)
             self._shapes[oid] = shape
+            await self._record.save_shapes(self._shapes)
 
     async def _key(self, message: Relation) -> tuple[str, ...]:
         """Of the replica identity, or the primary key where that is the whole row or nothing."""
