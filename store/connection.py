@@ -81,6 +81,11 @@ def promise_key(stream: StreamKey, key: bytes) -> str:
     return f"{_prefix(stream)}:idem:{key.decode()}"
 
 
+def rows_key(stream: StreamKey, source: str, table: str) -> str:
+    """Where the newest event of each row of a captured table is found, if the row is large."""
+    return f"{_prefix(stream)}:rows:{source}:{table}"
+
+
 def streams_key(tenant: str) -> str:
     return f"ph:{{{tenant}}}:streams"
 
@@ -199,6 +204,7 @@ class Connection:
         self.cluster = url.startswith(("redis+cluster://", "rediss+cluster://"))
         self.durability = Durability(append_only="unknown", fsync="unknown")
         self._loading = asyncio.Lock()
+        self._waits = True
         options: dict[str, Any] = {
             "protocol": 2,
             "socket_timeout": COMMAND_TIMEOUT_SEC,
@@ -337,6 +343,28 @@ class Connection:
         """Run commands on the keys of one slot in one round trip, in this order, not as one unit."""
         async with _translated():
             return await self._server.pipeline(str(commands[0][1]), commands)
+
+    async def write_to_disk(self, *command: Argument) -> None:
+        """Run a write; return when its server has it and all before it on disk, if it can tell.
+
+        Where every answer waits for the disk it is only run; so it is before Redis 7.2.
+        """
+        durability = self.durability
+        if durability.append_only != "yes" or durability.fsync == "always" or not self._waits:
+            await self.execute(*command)
+            return
+        try:
+            # It is the connection's own write that is waited for, so the two go together.
+            _, (on_disk, _) = await self.pipeline(
+                command, ("WAITAOF", 1, 0, int(COMMAND_TIMEOUT_SEC * 900))
+            )
+        except StoreError as error:
+            if "unknown command" not in str(error).lower():
+                raise
+            self._waits = False
+            return
+        if not on_disk:
+            raise StoreUnavailable("the log server did not write to its disk in time")
 
     async def ping(self, timeout_sec: float) -> None:
         """One real round trip to every server of the log."""

@@ -13,10 +13,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.cli",),
     ("gateway.serve",),
     ("gateway.app",),
+    ("gateway.captures",),
     ("gateway.settings", "gateway.layers"),
     ("gateway.routes", "gateway.openapi", "gateway.edge", "gateway.cors"),
     ("gateway.playback",),
-    ("gateway.census", "gateway.log_stream", "gateway.reading", "gateway.cloudevent"),
+    ("gateway.census", "gateway.log_stream", "gateway.reading", "gateway.changes"),
+    ("gateway.cloudevent",),
     ("gateway.stream", "gateway.auth", "gateway.fanout", "gateway.schema"),
     ("gateway.ring", "gateway.sse", "gateway.metrics", "gateway.server", "gateway.options"),
     ("gateway.protocol",),
@@ -24,7 +26,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.remote",),
     ("gateway.following", "gateway.resumption", "gateway.terminal", "gateway.arguments"),
     ("gateway.client", "gateway.eventsource", "gateway.ndjson"),
-    ("store.retention", "store.tail", "store.merge", "store.embedded"),
+    ("store.retention", "store.tail", "store.merge", "store.embedded", "store.embedded_postgres"),
+    ("store.capture", "store.source_setup"),
+    ("store.resumption", "store.capture_rounds"),
+    ("store.copier",),
+    ("store.last_rows",),
+    ("store.change_stream", "store.pgsource", "store.capture_record"),
+    ("store.rows", "store.pgcatalog"),
+    ("store.pgoutput", "store.pgtypes"),
     ("store.log", "store.data_directory", "store.server_binary"),
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
@@ -34,8 +43,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 # Who may know a library, or the settings.
 ONLY = {
     "redis": {"store.connection", "store.cluster"},
-    "asyncpg": {"store.capture", "store.snapshot", "store.state", "store.playback_db"},
-    "gateway.settings": {"gateway.app", "gateway.serve", "gateway.cli"},
+    "asyncpg": {"store.pgsource", "store.snapshot", "store.state", "store.playback_db"},
+    "gateway.settings": {"gateway.app", "gateway.captures", "gateway.serve", "gateway.cli"},
 }
 FORBIDDEN_IN_STORE = ("gateway", "starlette", "sse_starlette", "uvicorn")
 
