@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from store.errors import StoreError
 from store.visibility import Visibility
 
 _RAW_NULL = b"null"
@@ -23,7 +24,7 @@ class _Payload(msgspec.Struct, frozen=True):
     source: str
     last: bool
     lsn: str
-    old_key: msgspec.Raw | None = None
+    old_key: msgspec.Raw = msgspec.Raw(_RAW_NULL)
     unchanged: tuple[str, ...] = ()
 
 
@@ -67,10 +68,15 @@ class Change:
 
 
 def read_change(event: bytes) -> Change | None:
-    """A change as it is stored in the log, or None for an event that is none."""
+    """A change as it is stored in the log, or None for an event that somebody published.
+
+    Raises StoreError for a captured one that cannot be read: without it a state would be wrong.
+    """
     try:
         data = _decode(event).data
-    except msgspec.DecodeError:
+    except msgspec.DecodeError as error:
+        if b'"lsn":' in event and b'"xid":' in event:
+            raise StoreError(f"a captured change cannot be read: {error}") from error
         return None
     payload = data.payload
     return Change(
@@ -78,7 +84,7 @@ def read_change(event: bytes) -> Change | None:
         table=data.identifier.table,
         op=data.identifier.op,
         key=_value(payload.key),
-        old_key=None if payload.old_key is None else _value(payload.old_key),
+        old_key=_value(payload.old_key),
         before=_value(payload.before),
         after=_value(payload.after),
         xid=payload.xid,
