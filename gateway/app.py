@@ -33,6 +33,7 @@ from gateway.routes import about, admin
 from gateway.routes.configuration import ConfigurationRoutes
 from gateway.routes.notification import Publishing
 from gateway.routes.sessions import SessionRoutes, SpeedLimits
+from gateway.routes.state import StateRoutes
 from gateway.routes.streams import Streaming
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
@@ -43,9 +44,13 @@ from store.embedded import EmbeddedServer
 from store.errors import StoreUnavailable
 from store.event import Retention
 from store.log import EventLog
+from store.objects import Objects, S3Access
 from store.retention import Retainer
 from store.server_time import ServerTime
 from store.session import Session, Sessions
+from store.snapshot_index import SnapshotIndex
+from store.snapshot_reader import SnapshotReader
+from store.state import States
 from store.tail import Tail
 
 logger = structlog.get_logger(__name__)
@@ -92,6 +97,15 @@ class Gateway:
         )
         self.locks = ReplayLocks(self.sessions, lease_sec=settings.playback.lease_sec)
         self.players = Players(self.sessions, self._make_player)
+        index = SnapshotIndex(connection)
+        self.states = States(
+            connection,
+            self.log,
+            index,
+            SnapshotReader(
+                open_objects(settings), index, on_broken=self.metrics.snapshots_broken.inc
+            ),
+        )
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self._connection = connection
         self.app = self._build(catalog)
@@ -212,7 +226,21 @@ class Gateway:
             tenancy=tenancy,
             body_limit=settings.limits.body_bytes,
         )
-        return [*sessions.routes(), *configuration.routes()]
+        states = StateRoutes(
+            connection=self._connection,
+            log=self.log,
+            states=self.states,
+            catalog=catalog,
+            streams=self.streams,
+            access=self.access,
+            tenancy=tenancy,
+            server_time=self.server_time,
+            metrics=self.metrics,
+            page_size=settings.watch_endpoint.replay_batch_size,
+            send_timeout_sec=settings.watch_endpoint.send_timeout_sec,
+            draining=lambda: self.draining,
+        )
+        return [*sessions.routes(), *configuration.routes(), *states.routes()]
 
     def _about(self, catalog: Catalog) -> list[BaseRoute]:
         settings = self.settings
@@ -307,6 +335,13 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         tasks = [gateway.spawn(name, work()) for name, work in works]
         stack.callback(lambda: [task.cancel() for task in tasks])
         yield gateway
+
+
+def open_objects(settings: Settings) -> Objects:
+    """Where the snapshots are kept. Raises StoreConfigurationError."""
+    kept = settings.snapshots
+    access = S3Access(kept.endpoint, kept.region, kept.access_key_id, kept.secret_access_key)
+    return Objects(kept.url, access)
 
 
 def _access(settings: Settings, metrics: Metrics) -> Authenticator | OpenAccess:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from store.connection import Connection, meta_key
+from store.errors import Behind
 from store.event import Position, StreamKey
 from store.snapshot_index import pairs
 from store.visibility import parse_lsn
@@ -21,6 +22,14 @@ class Captured:
 
     through: dict[str, int]
     breaks: list[Position]
+
+    def behind(self, at_ms: int) -> Behind | None:
+        """Why a state of this time cannot be had yet, if it cannot."""
+        late = [(ms, source) for source, ms in self.through.items() if ms < at_ms]
+        if not late:
+            return None
+        ms, source = min(late)
+        return Behind(source, ms)
 
     def last_break_ms(self, at_ms: int) -> int:
         """The time of the newest break at this time or before; -1 for none."""

@@ -17,23 +17,36 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.routes", "gateway.openapi"),
     ("gateway.playback",),
     ("gateway.census", "gateway.log_stream", "gateway.reading", "gateway.cloudevent"),
+    ("gateway.row_stream",),
     ("gateway.stream", "gateway.auth", "gateway.fanout", "gateway.schema"),
     ("gateway.ring", "gateway.sse", "gateway.metrics", "gateway.server", "gateway.options"),
     ("gateway.protocol",),
-    ("gateway.errors", "gateway.logs", "gateway.yaml_file"),
+    ("gateway.errors", "gateway.logs", "gateway.yaml_file", "gateway.row_text"),
     ("gateway.following", "gateway.terminal", "gateway.arguments"),
     ("gateway.client", "gateway.eventsource", "gateway.ndjson"),
+    ("store.schedule",),
+    ("store.snapshot", "store.source_tables", "store.alignment", "store.state"),
+    ("store.snapshot_reader", "store.row_upload", "store.snapshot_source", "store.captured"),
+    ("store.snapshot_index", "store.objects", "store.row_file", "store.fold", "store.tenant_rows"),
     ("store.retention", "store.tail", "store.merge", "store.embedded"),
     ("store.log", "store.data_directory", "store.server_binary"),
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
     ("store.cluster",),
+    ("store.visibility",),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
 ONLY = {
     "redis": {"store.connection", "store.cluster"},
-    "asyncpg": {"store.capture", "store.snapshot", "store.state", "store.playback_db"},
+    "asyncpg": {
+        "store.capture",
+        "store.playback_db",
+        "store.snapshot_source",
+        "store.source_tables",
+    },
+    "obstore": {"store.objects"},
+    "zstandard": {"store.row_file"},
     "gateway.settings": {"gateway.app", "gateway.serve", "gateway.cli"},
 }
 FORBIDDEN_IN_STORE = ("gateway", "starlette", "sse_starlette", "uvicorn")
