@@ -53,7 +53,7 @@ class Objects:
     """
 
     def __init__(
-        self, url: str, access: S3Access | None = None, *, patience_sec: float = 20.0
+        self, url: str, access: S3Access | None = None, *, patience_sec: float = 10.0
     ) -> None:
         """`patience_sec`: so long a request to a service that is away is tried again."""
         self.url = url
@@ -128,6 +128,16 @@ class Objects:
             Stored(each["path"], each["size"], int(each["last_modified"].timestamp() * 1000))
             for each in found
         ]
+
+    async def is_empty(self) -> bool:
+        """Whether there is nothing at all: an address that lost its disk looks like that."""
+        try:
+            async with _translated(self.url):
+                async for found in obstore.list(self._open(), chunk_size=1):
+                    return not found
+        except ObjectMissing:
+            return True
+        return True
 
     async def delete(self, paths: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
