@@ -289,13 +289,14 @@ async def damaged(asker: Asker) -> Asker:
 
 async def test_lines_that_break_off_end_with_the_error_and_a_cut(damaged: Asker) -> None:
     got: list[bytes] = []
+    keep = got.append
 
     async def read() -> None:
         async with damaged.http.stream(
             "GET", "/v1/state", params={"at": rfc3339(T0)}, headers=damaged.headers
         ) as response:
             async for part in response.aiter_bytes():
-                got += [part]
+                keep(part)
 
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
         await read()
