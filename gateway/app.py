@@ -221,7 +221,9 @@ class Gateway:
             draining=lambda: self.draining,
         )
         configuration = ConfigurationRoutes(
+            connection=self._connection,
             configuration=Configuration(self._connection),
+            server_time=self.server_time,
             access=self.access,
             tenancy=tenancy,
             body_limit=settings.limits.body_bytes,

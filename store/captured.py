@@ -44,13 +44,24 @@ def changes(tenant: str) -> StreamKey:
 async def read_captured(connection: Connection, tenant: str) -> Captured:
     """Raises StoreUnavailable."""
     meta = await connection.execute("HGETALL", meta_key(changes(tenant)))
-    breaks = await connection.execute("LRANGE", f"ph:{{{tenant}}}:breaks", 0, -1)
     through = {
         name.removeprefix(_THROUGH).decode(): int(value)
         for name, value in pairs(meta)
         if name.startswith(_THROUGH)
     }
-    return Captured(through, [Position.parse(each) for each in breaks])
+    return Captured(through, await read_breaks(connection, tenant))
+
+
+async def read_breaks(connection: Connection, tenant: str) -> list[Position]:
+    """Oldest first."""
+    breaks = await connection.execute("LRANGE", f"ph:{{{tenant}}}:breaks", 0, -1)
+    return [Position.parse(each) for each in breaks]
+
+
+async def read_tenants(connection: Connection, source: str) -> list[str]:
+    """The tenants whose changes a source ever told."""
+    members = await connection.execute("SMEMBERS", f"ph:capture:{source}:tenants")
+    return sorted(member.decode() for member in members)
 
 
 async def read_confirmed(connection: Connection, source: str) -> int:

@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
     ("store.cluster",),
-    ("store.visibility",),
+    ("store.visibility", "store.cron"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
