@@ -203,11 +203,13 @@ class Gateway:
             sessions=self.sessions,
             ranges=Ranges(
                 self.log,
+                self.states,
                 catalog,
                 default_ms=playback.default_range_sec * 1000,
                 longest_ms=playback.longest_range_sec * 1000,
             ),
             players=self.players,
+            states=self.states,
             streams=self.streams,
             access=self.access,
             tenancy=tenancy,

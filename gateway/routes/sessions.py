@@ -27,6 +27,7 @@ from gateway.schema.policy import StreamAuth
 from store.event import rfc3339
 from store.server_time import ServerTime
 from store.session import Answer, Outcome, Session, Sessions
+from store.state import States
 
 _LABEL = "Invalid Session Request"
 _ANY_USER = StreamAuth(required=True)
@@ -80,6 +81,7 @@ class SessionRoutes:
     sessions: Sessions
     ranges: Ranges
     players: Players
+    states: States
     streams: Streams
     access: Access
     tenancy: Tenancy
@@ -210,6 +212,7 @@ class SessionRoutes:
             session,
             cursor=cursor,
             players=self.players,
+            states=self.states,
             request_id=request.state.request_id,
             retry_ms=random.randint(*RETRY_MS),  # noqa: S311 - spread, no secret
             census=self.streams,
