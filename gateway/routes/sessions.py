@@ -14,13 +14,13 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.auth import Access, User
 from gateway.census import Streams
-from gateway.errors import ApiError
+from gateway.errors import ApiError, shutting_down
 from gateway.metrics import Metrics
 from gateway.playback.cursor import SessionCursor
 from gateway.playback.players import Players
 from gateway.playback.range import RangeError, Ranges, Wanted
 from gateway.playback.session_stream import SessionStream
-from gateway.routes.request import RETRY_MS, locked, parse_body, read_body, shutting_down
+from gateway.routes.request import RETRY_MS, locked, parse_body, read_body
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.schema.policy import StreamAuth
@@ -103,6 +103,7 @@ class SessionRoutes:
             Route("/v1/replay/init", self.init, methods=["POST"]),
             Route("/v1/replay/reset", self.reset, methods=["POST"]),
             Route("/v1/replay/current-session", self.current, methods=["GET"]),
+            Route("/v1/replay/sessions", self.active, methods=["GET"]),
             Route(_ROUTE, self.stream, methods=["GET"]),
             *(Route(f"/v1/replay/{{id}}/{name}", verb, methods=["PUT"]) for name, verb in verbs),
         ]
@@ -189,6 +190,15 @@ class SessionRoutes:
         tenant = await self._tenant_or_only(request, user, None)
         session = await self.sessions.get(tenant)
         return _answer(session, "Active replay session" if session else "No active replay session")
+
+    async def active(self, request: Request) -> Response:
+        """The sessions of all tenants, for an administrator; of the one that is named."""
+        user = await self.access.require_admin(request.headers)
+        active = await self.sessions.active()
+        if self.tenancy.names(request, user, None):
+            tenant = self.tenancy.of(request, user, None)
+            active = [session for session in active if session.view.tenant_id == tenant]
+        return _enveloped([session.session for session in active], "Active replay sessions")
 
     # -- the stream
 
@@ -286,9 +296,11 @@ def _invalid(message: str) -> ApiError:
 
 
 def _answer(session: Session | None, message: str, *, status: int = 200) -> Response:
-    content = {
-        "data": None if session is None else session.session,
-        "message": message,
-        "sent_at": rfc3339(int(time.time() * 1000)),
-    }
+    return _enveloped(None if session is None else session.session, message, status)
+
+
+def _enveloped(
+    data: msgspec.Raw | list[msgspec.Raw] | None, message: str, status: int = 200
+) -> Response:
+    content = {"data": data, "message": message, "sent_at": rfc3339(int(time.time() * 1000))}
     return Response(msgspec.json.encode(content), status, media_type="application/json")
