@@ -34,6 +34,7 @@ from gateway.routes import about, admin
 from gateway.routes.configuration import ConfigurationRoutes
 from gateway.routes.notification import Publishing
 from gateway.routes.sessions import SessionRoutes, SpeedLimits
+from gateway.routes.state import StateRoutes
 from gateway.routes.streams import Streaming
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
@@ -44,9 +45,13 @@ from store.embedded import EmbeddedServer
 from store.errors import StoreUnavailable
 from store.event import Retention
 from store.log import EventLog
+from store.objects import Objects, S3Access
 from store.retention import Retainer
 from store.server_time import ServerTime
 from store.session import Session, Sessions
+from store.snapshot_index import SnapshotIndex
+from store.snapshot_reader import SnapshotReader
+from store.state import States
 from store.tail import Tail
 
 logger = structlog.get_logger(__name__)
@@ -93,6 +98,15 @@ class Gateway:
         )
         self.locks = ReplayLocks(self.sessions, lease_sec=settings.playback.lease_sec)
         self.players = Players(self.sessions, self._make_player)
+        index = SnapshotIndex(connection)
+        self.states = States(
+            connection,
+            self.log,
+            index,
+            SnapshotReader(
+                open_objects(settings), index, on_broken=self.metrics.snapshots_broken.inc
+            ),
+        )
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self.captures = Captures(
             settings, catalog, log=self.log, connection=connection, metrics=self.metrics
@@ -196,11 +210,13 @@ class Gateway:
             sessions=self.sessions,
             ranges=Ranges(
                 self.log,
+                self.states,
                 catalog,
                 default_ms=playback.default_range_sec * 1000,
                 longest_ms=playback.longest_range_sec * 1000,
             ),
             players=self.players,
+            states=self.states,
             streams=self.streams,
             access=self.access,
             tenancy=tenancy,
@@ -214,12 +230,28 @@ class Gateway:
             draining=lambda: self.draining,
         )
         configuration = ConfigurationRoutes(
+            connection=self._connection,
             configuration=Configuration(self._connection),
+            server_time=self.server_time,
             access=self.access,
             tenancy=tenancy,
             body_limit=settings.limits.body_bytes,
         )
-        return [*sessions.routes(), *configuration.routes()]
+        states = StateRoutes(
+            connection=self._connection,
+            log=self.log,
+            states=self.states,
+            catalog=catalog,
+            streams=self.streams,
+            access=self.access,
+            tenancy=tenancy,
+            server_time=self.server_time,
+            metrics=self.metrics,
+            page_size=settings.watch_endpoint.replay_batch_size,
+            send_timeout_sec=settings.watch_endpoint.send_timeout_sec,
+            draining=lambda: self.draining,
+        )
+        return [*sessions.routes(), *configuration.routes(), *states.routes()]
 
     def _about(self, catalog: Catalog) -> list[BaseRoute]:
         settings = self.settings
@@ -318,6 +350,13 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         tasks = [gateway.spawn(name, work()) for name, work in works]
         stack.push_async_callback(_end, tasks)
         yield gateway
+
+
+def open_objects(settings: Settings) -> Objects:
+    """Where the snapshots are kept. Raises StoreConfigurationError."""
+    kept = settings.snapshots
+    access = S3Access(kept.endpoint, kept.region, kept.access_key_id, kept.secret_access_key)
+    return Objects(kept.url, access)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -28,6 +28,7 @@ from gateway.schema.policy import StreamAuth
 from store.event import rfc3339
 from store.server_time import ServerTime
 from store.session import Answer, Outcome, Session, Sessions
+from store.state import States
 
 _LABEL = "Invalid Session Request"
 _ANY_USER = StreamAuth(required=True)
@@ -81,6 +82,7 @@ class SessionRoutes:
     sessions: Sessions
     ranges: Ranges
     players: Players
+    states: States
     streams: Streams
     access: Access
     tenancy: Tenancy
@@ -222,6 +224,7 @@ class SessionRoutes:
             cursor=cursor,
             players=self.players,
             may_read=partial(self._may_read, user),
+            states=self.states,
             request_id=request.state.request_id,
             retry_ms=random.randint(*RETRY_MS),  # noqa: S311 - spread, no secret
             census=self.streams,

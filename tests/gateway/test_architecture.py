@@ -19,13 +19,18 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.playback",),
     ("gateway.census", "gateway.log_stream", "gateway.reading", "gateway.changes"),
     ("gateway.cloudevent",),
+    ("gateway.row_stream",),
     ("gateway.stream", "gateway.auth", "gateway.fanout", "gateway.schema"),
     ("gateway.ring", "gateway.sse", "gateway.metrics", "gateway.server", "gateway.options"),
     ("gateway.protocol",),
-    ("gateway.errors", "gateway.tenant", "gateway.logs", "gateway.yaml_file"),
+    ("gateway.errors", "gateway.tenant", "gateway.logs", "gateway.yaml_file", "gateway.row_text"),
     ("gateway.remote",),
     ("gateway.following", "gateway.resumption", "gateway.terminal", "gateway.arguments"),
     ("gateway.client", "gateway.eventsource", "gateway.ndjson"),
+    ("store.schedule",),
+    ("store.snapshot", "store.source_tables", "store.alignment", "store.state"),
+    ("store.snapshot_reader", "store.row_upload", "store.snapshot_source", "store.captured"),
+    ("store.snapshot_index", "store.objects", "store.row_file", "store.fold", "store.tenant_rows"),
     ("store.retention", "store.tail", "store.merge", "store.embedded", "store.embedded_postgres"),
     ("store.capture", "store.source_setup"),
     ("store.resumption", "store.capture_rounds"),
@@ -38,12 +43,20 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
     ("store.cluster",),
+    ("store.visibility", "store.cron"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
 ONLY = {
     "redis": {"store.connection", "store.cluster"},
-    "asyncpg": {"store.pgsource", "store.snapshot", "store.state", "store.playback_db"},
+    "asyncpg": {
+        "store.pgsource",
+        "store.playback_db",
+        "store.snapshot_source",
+        "store.source_tables",
+    },
+    "obstore": {"store.objects"},
+    "zstandard": {"store.row_file"},
     "gateway.settings": {"gateway.app", "gateway.captures", "gateway.serve", "gateway.cli"},
 }
 FORBIDDEN_IN_STORE = ("gateway", "starlette", "sse_starlette", "uvicorn")

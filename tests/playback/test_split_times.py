@@ -72,6 +72,7 @@ class Client:
             cursor=None,
             players=gateway.players,
             may_read=lambda _: True,
+            states=gateway.states,
             request_id="",
             retry_ms=1000,
             census=gateway.streams,
