@@ -1,0 +1,44 @@
+"""What is kept of a tenant's session changes, and for how long."""
+
+import pytest
+
+from store.connection import Connection, log_key, meta_key
+from store.session import feed
+from tests.playback.stage import Recording, Stage, evenly
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_the_feed_is_short_and_goes_an_hour_after_the_session(
+    stage: Stage, backend: Connection
+) -> None:
+    """Symptom: 660 kB stayed for ever of each tenant that had ever played anything."""
+    keys = [log_key(feed(stage.tenant)), meta_key(feed(stage.tenant))]
+    await stage.begin(Recording([]))
+    for _ in range(100):
+        await stage.start()
+        await stage.stop()
+    assert await backend.execute("XLEN", keys[0]) < 200
+    await stage.end()
+    for key in keys:
+        assert 0 < await backend.execute("PTTL", key) <= 3_600_000
+    stage.session = (await stage.controls.begin())["id"]
+    for key in keys:
+        assert await backend.execute("PTTL", key) == -1, "it is the next session's"
+
+
+async def test_a_feed_that_is_gone_is_followed_again_when_it_begins_anew(
+    stage: Stage, backend: Connection
+) -> None:
+    recording = Recording(evenly(100, 10))
+    await stage.begin(recording)
+    viewers = [await stage.watch(each) for each in (stage.first, stage.second)]
+    await stage.start(1)
+    await stage.stop_and_rest()
+    await backend.execute("DEL", log_key(feed(stage.tenant)), meta_key(feed(stage.tenant)))
+    await stage.seek(500)
+    await stage.play_to_end()
+    for viewer in viewers:
+        runs = viewer.runs()
+        assert runs[max(runs)] == recording.between(500, 1e9)
+        assert viewer.connections == 1
