@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 import yaml
@@ -21,8 +22,9 @@ from gateway.app import Gateway, open_gateway
 from gateway.protocol import protocol
 from gateway.schema.catalog import Catalog
 from store.connection import Connection
+from store.embedded_postgres import EmbeddedPostgres
 from store.log import EventLog
-from tests.servers import Valkey
+from tests.servers import Valkey, drop_database, start_postgres, stop_postgres
 
 # The same examples every time, however busy the machine is.
 settings.register_profile("suite", deadline=None, derandomize=True)
@@ -37,6 +39,27 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A real PostgreSQL with logical decoding, shared by the tests of a worker."""
+    server = start_postgres()
+    yield server
+    stop_postgres(server)
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """The DSN of a fresh database; its slots go with it."""
+    name = f"test_{uuid4().hex}"
+    admin = await asyncpg.connect(postgres.dsn)
+    try:
+        await admin.execute(f"CREATE DATABASE {name}")
+    finally:
+        await admin.close()
+    yield postgres.database_dsn(name)
+    await drop_database(postgres.dsn, name)
 
 
 @pytest.fixture

