@@ -2,7 +2,13 @@
 
 StoreError
 ├── StoreUnavailable         the server is away, full or loading: try again later
-└── StoreConfigurationError  refused at start; the message says what to change
+├── StoreConfigurationError  refused at start; the message says what to change
+├── ObjectsUnavailable       the object store of the snapshots failed: try again later
+├── ObjectMissing            an object that should be there is not
+├── CorruptFile              a file of a snapshot is not what was written
+├── SnapshotFailed           a snapshot was not taken; the message says why
+├── OutOfRange               no state can be had of that time; says the next that can be had
+└── Behind                   what happened until then is not in the log yet: try again later
 """
 
 
@@ -16,3 +22,36 @@ class StoreUnavailable(StoreError):
 
 class StoreConfigurationError(StoreError):
     """The server, or what was asked of it, cannot work; the message says what to change."""
+
+
+class ObjectsUnavailable(StoreError):
+    """The object store cannot be reached, or refused."""
+
+
+class ObjectMissing(StoreError):
+    """There is no such object."""
+
+
+class CorruptFile(StoreError):
+    """A file of a snapshot is not what was written."""
+
+
+class SnapshotFailed(StoreError):
+    """A snapshot was not taken; nothing of it will be used."""
+
+
+class OutOfRange(StoreError):
+    """No state is kept of that time; the next one after it is of `earliest_ms`, if there is any."""
+
+    def __init__(self, message: str, earliest_ms: int | None) -> None:
+        super().__init__(message)
+        self.earliest_ms = earliest_ms
+
+
+class Behind(StoreError):
+    """The log has all of a source only up to `through_ms`, which is before the time asked for."""
+
+    def __init__(self, source: str, through_ms: int) -> None:
+        super().__init__(f"the changes of source '{source}' are not all in the log yet")
+        self.source = source
+        self.through_ms = through_ms

@@ -1,0 +1,50 @@
+"""What capture tells of its progress: how far each source of a tenant is in the log, and its breaks."""
+
+from dataclasses import dataclass
+
+from store.connection import Connection, meta_key
+from store.event import Position, StreamKey
+from store.snapshot_index import pairs
+from store.visibility import parse_lsn
+
+CHANGE = "change"
+_THROUGH = b"through:"
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """`through`: up to when (ms) everything of a source is in the log.
+
+    A break is a place in the log where changes are missing for ever: a state of later needs a
+    snapshot of later.
+    """
+
+    through: dict[str, int]
+    breaks: list[Position]
+
+    def last_break_ms(self, at_ms: int) -> int:
+        """The time of the newest break at this time or before; -1 for none."""
+        return max((each.ms for each in self.breaks if each.ms <= at_ms), default=-1)
+
+
+def changes(tenant: str) -> StreamKey:
+    """The log of a tenant's captured changes."""
+    return StreamKey(tenant, CHANGE)
+
+
+async def read_captured(connection: Connection, tenant: str) -> Captured:
+    """Raises StoreUnavailable."""
+    meta = await connection.execute("HGETALL", meta_key(changes(tenant)))
+    breaks = await connection.execute("LRANGE", f"ph:{{{tenant}}}:breaks", 0, -1)
+    through = {
+        name.removeprefix(_THROUGH).decode(): int(value)
+        for name, value in pairs(meta)
+        if name.startswith(_THROUGH)
+    }
+    return Captured(through, [Position.parse(each) for each in breaks])
+
+
+async def read_confirmed(connection: Connection, source: str) -> int:
+    """The position in the source's write-ahead log up to which everything is in the log; or 0."""
+    found = await connection.execute("HGET", f"ph:capture:{source}", "confirmed_lsn")
+    return parse_lsn(found.decode()) if found else 0

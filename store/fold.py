@@ -1,0 +1,217 @@
+"""Changes folded into what they leave behind: the rows that differ from those of a snapshot. Pure.
+
+A transaction is taken whole, when its last change has come. A table without a key is a multiset:
+its rows are counted.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+
+import msgspec
+
+from store.visibility import Visibility
+
+_RAW_NULL = b"null"
+
+
+class _Payload(msgspec.Struct, frozen=True):
+    before: msgspec.Raw
+    after: msgspec.Raw
+    key: msgspec.Raw
+    xid: int
+    source: str
+    last: bool
+    lsn: str
+    old_key: msgspec.Raw | None = None
+
+
+class _Identifier(msgspec.Struct, frozen=True):
+    table: str
+    op: str
+
+
+class _Data(msgspec.Struct, frozen=True):
+    identifier: _Identifier
+    payload: _Payload
+
+
+class _Event(msgspec.Struct, frozen=True):
+    data: _Data
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of one row; of all rows of its table when `op` is t. Rows and keys are JSON or None."""
+
+    source: str
+    table: str
+    op: str
+    key: bytes | None
+    old_key: bytes | None
+    before: bytes | None
+    after: bytes | None
+    xid: int
+    lsn: str
+    last: bool
+
+
+def read_change(event: bytes) -> Change | None:
+    """A change as it is stored in the log, or None for an event that is none."""
+    try:
+        data = _decode(event).data
+    except msgspec.DecodeError:
+        return None
+    payload = data.payload
+    return Change(
+        source=payload.source,
+        table=data.identifier.table,
+        op=data.identifier.op,
+        key=_value(payload.key),
+        old_key=None if payload.old_key is None else _value(payload.old_key),
+        before=_value(payload.before),
+        after=_value(payload.after),
+        xid=payload.xid,
+        lsn=payload.lsn,
+        last=payload.last,
+    )
+
+
+def _value(raw: msgspec.Raw) -> bytes | None:
+    text = bytes(raw)
+    return None if text == _RAW_NULL else text
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a source's changes are folded onto.
+
+    `multisets` has the tables of the snapshot and whether they are without a key; changes of
+    `excluded` tables are passed over, since their rows of before are not known.
+    """
+
+    visible: Visibility | None
+    after_sequence: int
+    multisets: Mapping[str, bool]
+    excluded: Set[str]
+
+
+@dataclass(slots=True)
+class TableFold:
+    """What became of one table. `cleared`: nothing of the snapshot's rows is left.
+
+    Whether one that was made since is a multiset its first row tells, which then is its own key.
+    """
+
+    multiset: bool | None
+    cleared: bool = False
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    counts: Counter[bytes] = field(default_factory=Counter)
+
+    def apply(self, change: Change) -> None:
+        if change.op == "t":
+            self.cleared = True
+            self.rows.clear()
+            self.counts.clear()
+            return
+        if self.multiset is None:
+            self.multiset = change.after is not None and change.key == change.after
+        if self.multiset:
+            self._count(change)
+        elif change.op == "d":
+            if change.key is not None:
+                self.rows[change.key] = None
+        elif change.key is not None:
+            if change.old_key is not None:
+                self.rows[change.old_key] = None
+            self.rows[change.key] = change.after
+
+    def _count(self, change: Change) -> None:
+        before = change.before or change.old_key
+        if change.op == "d":
+            before = before or change.key
+        elif change.after is not None and (change.op == "c" or before is not None):
+            # Without the row of before nothing of it has changed.
+            self.counts[change.after] += 1
+        if change.op != "c" and before is not None:
+            self.counts[before] -= 1
+
+    def patch(self, lines: bytes) -> bytes:
+        """Lines of the snapshot as they are now; each must be given once."""
+        if self.cleared:
+            return b""
+        if self.multiset:
+            return self._patch_counted(lines) if self.counts else lines
+        if not self.rows:
+            return lines
+        rows = self.rows
+        kept: list[bytes] = []
+        for line in lines.split(b"\n"):
+            key = line.partition(b"\t")[0]
+            if key not in rows:
+                kept.append(line)
+                continue
+            row = rows.pop(key)
+            if row is not None:
+                kept.append(b"%b\t%b" % (key, row))
+        return b"\n".join(kept)
+
+    def _patch_counted(self, lines: bytes) -> bytes:
+        counts = self.counts
+        kept: list[bytes] = []
+        for line in lines.split(b"\n"):
+            row = line.partition(b"\t")[0]
+            if counts.get(row, 0) < 0:
+                counts[row] += 1
+            else:
+                kept.append(line)
+        return b"\n".join(kept)
+
+    def rest(self) -> Iterator[bytes]:
+        """Lines of the rows that the snapshot did not have."""
+        if self.multiset:
+            return (b"%b\t%b\n" % (row, row) for row in self.counts.elements())
+        rows = self.rows.items()
+        return (b"%b\t%b\n" % (key, row) for key, row in rows if row is not None)
+
+
+class Fold:
+    """Every table of every source that has changed. Sources without a base are passed over.
+
+    With `anything` a source that is not among the bases is folded onto nothing.
+    """
+
+    def __init__(
+        self, bases: Mapping[str, Base], tables: Set[str] | None, *, anything: bool = False
+    ) -> None:
+        self._bases = bases
+        self._default = Base(None, 0, {}, frozenset()) if anything else None
+        self._wanted = tables
+        self._open: dict[str, list[Change]] = {}
+        self.tables: dict[tuple[str, str], TableFold] = {}
+
+    def add(self, event: bytes, sequence: int) -> None:
+        """The next event of the log."""
+        change = read_change(event)
+        if change is None:
+            return
+        base = self._bases.get(change.source, self._default)
+        if base is None or sequence <= base.after_sequence:
+            return
+        if base.visible is not None and base.visible.sees(change.xid):
+            return
+        pending = self._open.setdefault(change.source, [])
+        if change.table not in base.excluded and (
+            self._wanted is None or change.table in self._wanted
+        ):
+            pending.append(change)
+        if change.last:
+            for each in pending:
+                place = (each.source, each.table)
+                if place not in self.tables:
+                    self.tables[place] = TableFold(base.multisets.get(each.table))
+                self.tables[place].apply(each)
+            pending.clear()

@@ -1,0 +1,171 @@
+"""Objects by path in a folder (file://) or an S3 bucket (s3://).
+
+An object is there whole or not at all; nothing is held in memory but the parts in flight. Every
+failure of the library or the service leaves here as a StoreError.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, S3Store
+
+from store.errors import ObjectMissing, ObjectsUnavailable, StoreConfigurationError
+
+# S3 takes no part but the last below 5 MiB.
+_PART_BYTES = 5 << 20
+_PARTS_IN_FLIGHT = 2
+# Read by ranges, not as one long answer: a reader may take minutes, and a service ends what stalls.
+READ_BYTES = 256 << 10
+_RETRY_TIMEOUT = timedelta(seconds=20)
+_REQUEST_TIMEOUT = timedelta(seconds=30)
+_CONNECT_TIMEOUT = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """How to reach a bucket; what is None comes from the environment (AWS_…), as everywhere."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object as a listing tells of it. `modified_ms` is the service's own time."""
+
+    path: str
+    size: int
+    modified_ms: int
+
+
+class Objects:
+    """The objects below one address. Raises StoreConfigurationError for an address it cannot use."""
+
+    def __init__(self, url: str, access: S3Access | None = None) -> None:
+        self.url = url
+        self._store = _open(url, access or S3Access())
+
+    async def put(self, path: str, parts: AsyncIterable[bytes]) -> None:
+        """Store what comes; when it fails, also by what `parts` raises, nothing is there."""
+        async with _translated(path):
+            await obstore.put_async(
+                self._store,
+                path,
+                parts,
+                use_multipart=True,
+                chunk_size=_PART_BYTES,
+                max_concurrency=_PARTS_IN_FLIGHT,
+            )
+
+    async def put_bytes(self, path: str, content: bytes) -> None:
+        async with _translated(path):
+            await obstore.put_async(self._store, path, content, use_multipart=False)
+
+    async def get(self, path: str) -> bytes:
+        """A whole object, for small ones. Raises ObjectMissing."""
+        async with _translated(path):
+            result = await obstore.get_async(self._store, path)
+            return bytes(await result.bytes_async())
+
+    async def size(self, path: str) -> int:
+        """In bytes. Raises ObjectMissing."""
+        async with _translated(path):
+            return int((await obstore.head_async(self._store, path))["size"])
+
+    async def read(self, path: str, size: int) -> AsyncGenerator[bytes, None]:
+        """An object of known size from its beginning, in pieces. Raises ObjectMissing."""
+        for start in range(0, size, READ_BYTES):
+            length = min(READ_BYTES, size - start)
+            async with _translated(path):
+                piece = await obstore.get_range_async(self._store, path, start=start, length=length)
+            yield bytes(piece)
+
+    async def folders(self, prefix: str) -> list[str]:
+        """The paths directly below a prefix that have objects below them."""
+        async with _translated(prefix):
+            found = await obstore.list_with_delimiter_async(self._store, f"{prefix}/")
+        return sorted(found["common_prefixes"])
+
+    async def list(self, prefix: str) -> list[Stored]:
+        """Every object below a prefix."""
+        async with _translated(prefix):
+            found = await obstore.list(self._store, f"{prefix}/").collect_async()
+        return [
+            Stored(each["path"], each["size"], int(each["last_modified"].timestamp() * 1000))
+            for each in found
+        ]
+
+    async def delete(self, paths: Sequence[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        for path in paths:
+            try:
+                async with _translated(path):
+                    await obstore.delete_async(self._store, path)
+            except ObjectMissing:
+                continue
+
+
+def _open(url: str, access: S3Access) -> LocalStore | S3Store:
+    parts = urlsplit(url)
+    try:
+        if parts.scheme == "file":
+            # The host of file://./folder is the first part of a path beside the process.
+            folder = Path(parts.netloc + parts.path).expanduser().resolve()
+            return LocalStore(folder, mkdir=True, automatic_cleanup=True)
+        if parts.scheme == "s3" and parts.netloc:
+            return _open_bucket(url, access)
+    except (BaseError, OSError, ValueError) as error:
+        raise StoreConfigurationError(
+            f"snapshots cannot be kept at '{url}': {_first_line(error)}"
+        ) from error
+    raise StoreConfigurationError(
+        f"snapshots cannot be kept at '{url}': write file://folder or s3://bucket/prefix"
+    )
+
+
+def _open_bucket(url: str, access: S3Access) -> S3Store:
+    options: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("endpoint", access.endpoint),
+            ("region", access.region),
+            ("access_key_id", access.access_key_id),
+            ("secret_access_key", access.secret_access_key),
+        )
+        if value is not None
+    }
+    client: dict[str, Any] = {"timeout": _REQUEST_TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
+    if (access.endpoint or "").startswith("http://"):
+        client["allow_http"] = True
+    return S3Store.from_url(
+        url,
+        client_options=client,  # type: ignore[arg-type]
+        retry_config={"max_retries": 5, "retry_timeout": _RETRY_TIMEOUT},
+        **options,
+    )
+
+
+@asynccontextmanager
+async def _translated(path: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"there is no object {path}") from error
+    except (BaseError, OSError) as error:
+        raise ObjectsUnavailable(
+            f"the object store failed at {path}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What it says, without the library's own debugging text."""
+    return str(error).partition("\n")[0]

@@ -1,0 +1,62 @@
+"""Lines on their way into an object: packed in a thread, uploaded while more come."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from store.objects import Objects
+from store.row_file import FRAME_BYTES, RowPacker
+
+# Parts that wait for the object store; then the source is not read on.
+_WAITING = 4
+
+
+class RowUpload:
+    """One file. `write` waits when the object store is slower; every failure is raised there."""
+
+    def __init__(self, objects: Objects, path: str) -> None:
+        self._packer = RowPacker()
+        self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        self._texts: list[bytes] = []
+        self._waiting = 0
+        self._task = asyncio.create_task(objects.put(path, self._read()))
+
+    async def _read(self) -> AsyncIterator[bytes]:
+        while (part := await self._parts.get()) is not None:
+            yield part
+
+    async def write(self, text: bytes) -> None:
+        self._texts.append(text)
+        self._waiting += len(text)
+        if self._waiting >= FRAME_BYTES:
+            await self._pack()
+
+    async def _pack(self) -> None:
+        text = b"".join(self._texts)
+        self._texts, self._waiting = [], 0
+        frames = await asyncio.to_thread(self._packer.pack, text)
+        if frames:
+            await self._hand_over(frames)
+
+    async def _hand_over(self, part: bytes | None) -> None:
+        handing = asyncio.create_task(self._parts.put(part))
+        await asyncio.wait((handing, self._task), return_when=asyncio.FIRST_COMPLETED)
+        if not handing.done():
+            handing.cancel()
+            await self._task  # raises why it takes no more
+
+    async def finish(self) -> RowPacker:
+        """Everything is stored; the figures of the file."""
+        await self._pack()
+        last = await asyncio.to_thread(self._packer.finish)
+        if last:
+            await self._hand_over(last)
+        await self._hand_over(None)
+        await self._task
+        return self._packer
+
+    async def abort(self) -> None:
+        """Nothing of it shall be there."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.exception()  # read: it has been raised by `write`, or nobody wants to know
