@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from store.connection import Connection, log_key, meta_key
-from store.errors import StoreError
+from store.errors import StoreError, WorkLost
 from store.event import StreamKey, rfc3339
 
 # Idle sessions end by themselves, and at the latest by this, though nobody asks for them.
@@ -124,10 +124,6 @@ def parse(text: bytes) -> Session:
 def feed(tenant: str) -> StreamKey:
     """The stream of a tenant's session changes, in the same slot as the record."""
     return StreamKey(tenant, "")
-
-
-class WorkLost(StoreError):
-    """The lease of the work is not this holder's any more."""
 
 
 class Sessions:

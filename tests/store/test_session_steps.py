@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store.connection import Connection
-from store.session import Answer, Lease, Session, Sessions, WorkLost, parse
+from store.errors import WorkLost
+from store.session import Answer, Lease, Session, Sessions, parse
 from tests.servers import Valkey
 
 HOUR = 3_600_000
