@@ -40,11 +40,15 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Text for one round trip; `times_ms` are the event times of the transactions it ends."""
+    """Text for one round trip; `times_ms` are the event times of the transactions it ends.
+
+    Everything up to `place` is carried out then, if it ends any.
+    """
 
     text: str
     changes: int
     times_ms: list[int]
+    place: Position | None
 
 
 class Script:
@@ -64,6 +68,7 @@ class Script:
         self._size = 0
         self._changes = 0
         self._times_ms: list[int] = []
+        self._place: Position | None = None
         # The first part of a transaction is sent, or about to be.
         self._begun = False
 
@@ -99,8 +104,8 @@ class Script:
         """What is ready to be sent, whole transactions but for a large last one."""
         if not self._text:
             return None
-        batch = Batch(b"".join(self._text).decode(), self._changes, self._times_ms)
-        self._text, self._changes, self._times_ms = [], 0, []
+        batch = Batch(b"".join(self._text).decode(), self._changes, self._times_ms, self._place)
+        self._text, self._changes, self._times_ms, self._place = [], 0, [], None
         return batch
 
     def _table(self, name: str) -> TargetTable:
@@ -122,6 +127,7 @@ class Script:
             self._send_rows()
             self._text.append(b"EXECUTE ph_advance(%d,%d);COMMIT;" % position)
             self._times_ms.append(position.ms)
+            self._place = position
             self._begun = False
 
     def _send_rows(self) -> None:
