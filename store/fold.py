@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from store.errors import StoreError
 from store.visibility import Visibility
 
 _RAW_NULL = b"null"
@@ -23,7 +24,8 @@ class _Payload(msgspec.Struct, frozen=True):
     source: str
     last: bool
     lsn: str
-    old_key: msgspec.Raw | None = None
+    old_key: msgspec.Raw = msgspec.Raw(_RAW_NULL)
+    unchanged: tuple[str, ...] = ()
 
 
 class _Identifier(msgspec.Struct, frozen=True):
@@ -41,11 +43,16 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_row = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of one row; of all rows of its table when `op` is t. Rows and keys are JSON or None."""
+    """A change of one row; of all rows of its table when `op` is t. Rows and keys are JSON or None.
+
+    `unchanged` columns are missing in `after`: they are what they were before.
+    """
 
     source: str
     table: str
@@ -57,13 +64,19 @@ class Change:
     xid: int
     lsn: str
     last: bool
+    unchanged: tuple[str, ...] = ()
 
 
 def read_change(event: bytes) -> Change | None:
-    """A change as it is stored in the log, or None for an event that is none."""
+    """A change as it is stored in the log, or None for an event that somebody published.
+
+    Raises StoreError for a captured one that cannot be read: without it a state would be wrong.
+    """
     try:
         data = _decode(event).data
-    except msgspec.DecodeError:
+    except msgspec.DecodeError as error:
+        if b'"lsn":' in event and b'"xid":' in event:
+            raise StoreError(f"a captured change cannot be read: {error}") from error
         return None
     payload = data.payload
     return Change(
@@ -71,18 +84,38 @@ def read_change(event: bytes) -> Change | None:
         table=data.identifier.table,
         op=data.identifier.op,
         key=_value(payload.key),
-        old_key=None if payload.old_key is None else _value(payload.old_key),
+        old_key=_value(payload.old_key),
         before=_value(payload.before),
         after=_value(payload.after),
         xid=payload.xid,
         lsn=payload.lsn,
         last=payload.last,
+        unchanged=payload.unchanged,
     )
 
 
 def _value(raw: msgspec.Raw) -> bytes | None:
     text = bytes(raw)
     return None if text == _RAW_NULL else text
+
+
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    """A row that lacks columns: they stand in the snapshot, in the row of this key."""
+
+    row: bytes
+    unchanged: frozenset[str]
+    base_key: bytes
+
+
+def _fill(row: bytes, unchanged: Set[str], before: bytes) -> bytes:
+    """A row with the columns that it lacks, in the order of the row before."""
+    known = _decode_row(row)
+    old = _decode_row(before)
+    names = [name for name in old if name in known or name in unchanged]
+    names += [name for name in known if name not in old]
+    parts = (b"%b:%b" % (_encode(name), known.get(name) or old[name]) for name in names)
+    return b"{%b}" % b",".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +141,17 @@ class TableFold:
 
     multiset: bool | None
     cleared: bool = False
-    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    rows: dict[bytes, bytes | _Partial | None] = field(default_factory=dict)
     counts: Counter[bytes] = field(default_factory=Counter)
+    # Which rows wait for columns, by the key of the snapshot's row that has them.
+    waiting: dict[bytes, bytes] = field(default_factory=dict)
 
     def apply(self, change: Change) -> None:
         if change.op == "t":
             self.cleared = True
             self.rows.clear()
             self.counts.clear()
+            self.waiting.clear()
             return
         if self.multiset is None:
             self.multiset = change.after is not None and change.key == change.after
@@ -125,9 +161,24 @@ class TableFold:
             if change.key is not None:
                 self.rows[change.key] = None
         elif change.key is not None:
+            row = self._filled(change, change.key) if change.unchanged else change.after
             if change.old_key is not None:
                 self.rows[change.old_key] = None
-            self.rows[change.key] = change.after
+            self.rows[change.key] = row
+
+    def _filled(self, change: Change, key: bytes) -> bytes | _Partial:
+        """The new row with the columns that the change does not tell, or what waits for them."""
+        row, unchanged = change.after or b"{}", frozenset(change.unchanged)
+        base_key = change.old_key or key
+        before = self.rows.get(base_key)
+        if isinstance(before, _Partial):
+            row = _fill(row, unchanged, before.row)
+            unchanged, base_key = unchanged & before.unchanged, before.base_key
+        elif before is not None:
+            return _fill(row, unchanged, before)
+        if unchanged and not self.cleared:
+            self.waiting[base_key] = key
+        return _Partial(row, unchanged, base_key)
 
     def _count(self, change: Change) -> None:
         before = change.before or change.old_key
@@ -150,14 +201,23 @@ class TableFold:
         rows = self.rows
         kept: list[bytes] = []
         for line in lines.split(b"\n"):
-            key = line.partition(b"\t")[0]
+            key, _, before = line.partition(b"\t")
             if key not in rows:
                 kept.append(line)
                 continue
-            row = rows.pop(key)
-            if row is not None:
-                kept.append(b"%b\t%b" % (key, row))
+            if key in self.waiting:
+                self._complete(self.waiting.pop(key), before)
+            row = rows[key]
+            if not isinstance(row, _Partial):  # which has another row to wait for
+                del rows[key]
+                if row is not None:
+                    kept.append(b"%b\t%b" % (key, row))
         return b"\n".join(kept)
+
+    def _complete(self, key: bytes, before: bytes) -> None:
+        row = self.rows.get(key)
+        if isinstance(row, _Partial):
+            self.rows[key] = _fill(row.row, row.unchanged, before)
 
     def _patch_counted(self, lines: bytes) -> bytes:
         counts = self.counts
@@ -175,7 +235,11 @@ class TableFold:
         if self.multiset:
             return (b"%b\t%b\n" % (row, row) for row in self.counts.elements())
         rows = self.rows.items()
-        return (b"%b\t%b\n" % (key, row) for key, row in rows if row is not None)
+        return (
+            b"%b\t%b\n" % (key, row.row if isinstance(row, _Partial) else row)
+            for key, row in rows
+            if row is not None
+        )
 
 
 class Fold:
@@ -189,6 +253,7 @@ class Fold:
     ) -> None:
         self._bases = bases
         self._default = Base(None, 0, {}, frozenset()) if anything else None
+        self.sources = None if anything else frozenset(bases)
         self._wanted = tables
         self._open: dict[str, list[Change]] = {}
         self.tables: dict[tuple[str, str], TableFold] = {}

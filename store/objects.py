@@ -23,7 +23,6 @@ _PART_BYTES = 5 << 20
 _PARTS_IN_FLIGHT = 2
 # Read by ranges, not as one long answer: a reader may take minutes, and a service ends what stalls.
 READ_BYTES = 256 << 10
-_RETRY_TIMEOUT = timedelta(seconds=20)
 _REQUEST_TIMEOUT = timedelta(seconds=30)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 
@@ -50,9 +49,12 @@ class Stored:
 class Objects:
     """The objects below one address. Raises StoreConfigurationError for an address it cannot use."""
 
-    def __init__(self, url: str, access: S3Access | None = None) -> None:
+    def __init__(
+        self, url: str, access: S3Access | None = None, *, patience_sec: float = 20.0
+    ) -> None:
+        """`patience_sec`: so long a request to a service that is away is tried again."""
         self.url = url
-        self._store = _open(url, access or S3Access())
+        self._store = _open(url, access or S3Access(), timedelta(seconds=patience_sec))
 
     async def put(self, path: str, parts: AsyncIterable[bytes]) -> None:
         """Store what comes; when it fails, also by what `parts` raises, nothing is there."""
@@ -114,7 +116,7 @@ class Objects:
                 continue
 
 
-def _open(url: str, access: S3Access) -> LocalStore | S3Store:
+def _open(url: str, access: S3Access, patience: timedelta) -> LocalStore | S3Store:
     parts = urlsplit(url)
     try:
         if parts.scheme == "file":
@@ -122,7 +124,7 @@ def _open(url: str, access: S3Access) -> LocalStore | S3Store:
             folder = Path(parts.netloc + parts.path).expanduser().resolve()
             return LocalStore(folder, mkdir=True, automatic_cleanup=True)
         if parts.scheme == "s3" and parts.netloc:
-            return _open_bucket(url, access)
+            return _open_bucket(url, access, patience)
     except (BaseError, OSError, ValueError) as error:
         raise StoreConfigurationError(
             f"snapshots cannot be kept at '{url}': {_first_line(error)}"
@@ -132,7 +134,7 @@ def _open(url: str, access: S3Access) -> LocalStore | S3Store:
     )
 
 
-def _open_bucket(url: str, access: S3Access) -> S3Store:
+def _open_bucket(url: str, access: S3Access, patience: timedelta) -> S3Store:
     options: dict[str, Any] = {
         name: value
         for name, value in (
@@ -149,7 +151,7 @@ def _open_bucket(url: str, access: S3Access) -> S3Store:
     return S3Store.from_url(
         url,
         client_options=client,  # type: ignore[arg-type]
-        retry_config={"max_retries": 5, "retry_timeout": _RETRY_TIMEOUT},
+        retry_config={"max_retries": 5, "retry_timeout": patience},
         **options,
     )
 

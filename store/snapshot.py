@@ -7,19 +7,20 @@ that nobody uses it; a later snapshot of the source removes what was left of it.
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Sequence, Set
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from store.alignment import align
 from store.captured import read_confirmed
 from store.configuration import Configuration
 from store.connection import Connection
 from store.errors import SnapshotFailed
+from store.event import rfc3339
 from store.log import EventLog
 from store.objects import Objects
 from store.row_upload import RowUpload
@@ -27,6 +28,7 @@ from store.snapshot_index import Run, Snapshot, SnapshotIndex
 from store.snapshot_reader import Manifest, TableFile
 from store.snapshot_source import Moment, SnapshotSource, SourceSession, SourceTable
 from store.tenant_rows import TenantRows
+from store.visibility import format_lsn
 
 _POLL_SEC = 0.1
 _LEFTOVER_MS = 3_600_000
@@ -57,6 +59,9 @@ class _Part:
 
     def wants(self, table: str) -> bool:
         return not self.listed or table in self.listed
+
+    def describe(self, table: SourceTable) -> TableFile:
+        return self.files.get(table.name) or _describe(table)
 
 
 class SnapshotTaker:
@@ -100,12 +105,11 @@ class SnapshotTaker:
 
         Raises SnapshotFailed, ObjectsUnavailable and StoreUnavailable; some may then be listed.
         """
-        wanted = {self._tenant} if self._tenant is not None else set(tenants)
-        run = _Run(str(uuid4()), int(self._now_ms()), self, everybody)
+        run = _Run(self.source, int(self._now_ms()), self._configuration, everybody=everybody)
         taken: dict[str, Snapshot] = {}
         async with self._source.connect() as session:
             async with session.moment() as (moment, tables):
-                for tenant in wanted:
+                for tenant in tenants if self._tenant is None else (self._tenant,):
                     await run.part(tenant)
                 await self._read(session, tables, run, on_progress)
             await session.write_marker()
@@ -119,8 +123,6 @@ class SnapshotTaker:
                 await self._expire(tenant)
         return taken
 
-    # -- reading
-
     async def _read(
         self,
         session: SourceSession,
@@ -129,15 +131,216 @@ class SnapshotTaker:
         on_progress: OnProgress,
     ) -> None:
         expected = sum(table.expected_rows for table in tables)
-        rows = 0
+        tenants = None if run.everybody else sorted(run.parts)
+        before = 0
         for number, table in enumerate(tables):
-            async with _Writing(self._objects, run, table, number) as writing:
+            if not run.wants(table.name):
+                continue
+            writing = _Writing(run, self._objects, table, number, self._tenant)
 
-                async def sink(text: bytes, writing: "_Writing" = writing) -> None:
-                    await writing.write(text)
-                    told = Progress(writing.table.name, rows + writing.rows, expected)
-                    on_progress(told)
+            async def take_over(
+                text: bytes, writing: _Writing = writing, rows: int = before
+            ) -> None:
+                await writing.write(text)
+                on_progress(Progress(writing.table.name, rows + writing.rows, expected))
 
-                if self._tenant is not None or table.tenant_sql is None:
-                    ...
-            rows += writing.rows
+            try:
+                await session.copy(table, tenants, take_over)
+                await writing.finish()
+            finally:
+                await writing.abort()
+            before += writing.rows
+
+    async def _await_capture(self, moment: Moment) -> None:
+        """Until the log has all that the snapshot may have."""
+        confirmed = 0
+        try:
+            async with asyncio.timeout(self._patience_sec):
+                while confirmed < moment.lsn:
+                    confirmed = await read_confirmed(self._connection, self.source)
+                    if confirmed < moment.lsn:
+                        await asyncio.sleep(_POLL_SEC)
+        except TimeoutError as error:
+            raise SnapshotFailed(
+                f"capture of source '{self.source}' did not come up to {moment.lsn_text} within "
+                f"{self._patience_sec:g} s: it stands at {format_lsn(confirmed)}"
+            ) from error
+
+    # -- making it known
+
+    async def _list(
+        self,
+        tenant: str,
+        part: _Part,
+        run_id: str,
+        moment: Moment,
+        tables: Sequence[SourceTable],
+    ) -> Snapshot:
+        aligned = await align(self._log, tenant, self.source, moment)
+        files = [part.describe(table) for table in tables if part.wants(table.name)]
+        manifest = Manifest(
+            id=run_id,
+            source=self.source,
+            tenant=tenant,
+            at_ms=aligned.at_ms,
+            visible=moment.visible_text,
+            lsn=moment.lsn_text,
+            tables=files,
+            excluded=[table.name for table in tables if not part.wants(table.name)],
+        )
+        content = msgspec.json.encode(manifest)
+        await self._objects.put_bytes(f"{part.folder}/manifest.json", content)
+        snapshot = Snapshot(
+            id=run_id,
+            source=self.source,
+            at_ms=aligned.at_ms,
+            folder=part.folder,
+            visible=moment.visible_text,
+            lsn=moment.lsn_text,
+            ms=aligned.position.ms,
+            sequence=aligned.position.sequence,
+            epoch=aligned.epoch.decode(),
+            rows=sum(each.rows for each in files),
+            size=sum(each.size for each in files),
+            manifest_sha256=hashlib.sha256(content).hexdigest(),
+        )
+        await self._index.add(tenant, snapshot)
+        logger.info(
+            "snapshot_taken",
+            tenant=tenant,
+            source=self.source,
+            at=rfc3339(snapshot.at_ms),
+            tables=len(files),
+            rows=snapshot.rows,
+            bytes=snapshot.size,
+        )
+        return snapshot
+
+    # -- what is no longer kept
+
+    async def _expire(self, tenant: str) -> None:
+        """Remove what is older than the retention, but never the newest, and leftovers."""
+        now_ms = int(self._now_ms())
+        broken = await self._index.broken(tenant)
+        own = [each for each in await self._index.all(tenant) if each.source == self.source]
+        newest = max((each for each in own if each.id not in broken), key=_time_of, default=None)
+        kept: set[str] = set()
+        for each in own:
+            if each is newest or each.at_ms >= now_ms - self._retention_ms:
+                kept.add(each.folder)
+                continue
+            # First from the index: who looks there now must not find what is being removed.
+            await self._index.remove(tenant, each)
+            await self._remove(each.folder)
+        for folder in await self._objects.folders(_folder(tenant, self.source)):
+            if folder not in kept:
+                left = await self._objects.list(folder)
+                if all(each.modified_ms < now_ms - _LEFTOVER_MS for each in left):
+                    logger.warning("snapshot_leftover_removed", folder=folder)
+                    await self._remove(folder)
+
+    async def _remove(self, folder: str) -> None:
+        await self._objects.delete([each.path for each in await self._objects.list(folder)])
+
+
+class _Run:
+    """One run of the taker: the parts of the tenants that were asked for or found."""
+
+    def __init__(
+        self, source: str, started_ms: int, configuration: Configuration, *, everybody: bool
+    ) -> None:
+        self.id = str(uuid4())
+        self.everybody = everybody
+        self.parts: dict[str, _Part] = {}
+        self._source = source
+        self._name = f"{started_ms}-{self.id}"
+        self._configuration = configuration
+
+    async def part(self, tenant: str) -> _Part:
+        found = self.parts.get(tenant)
+        if found is None:
+            listed = (await self._configuration.get(tenant)).list_tables
+            folder = f"{_folder(tenant, self._source)}/{self._name}"
+            found = self.parts[tenant] = _Part(folder, frozenset(listed))
+        return found
+
+    def wants(self, table: str) -> bool:
+        return self.everybody or any(part.wants(table) for part in self.parts.values())
+
+
+class _Writing:
+    """The rows of one table on their way into a file for each tenant."""
+
+    def __init__(
+        self, run: _Run, objects: Objects, table: SourceTable, number: int, tenant: str | None
+    ) -> None:
+        self.table = table
+        self.rows = 0
+        self._run = run
+        self._objects = objects
+        self._file = f"{number:04d}-{_UNUSUAL.sub('_', table.name)[:100]}.zst"
+        self._only = tenant
+        self._divided = TenantRows()
+        self._tenant: str | None = None
+        self._upload: RowUpload | None = None
+
+    async def write(self, text: bytes) -> None:
+        self.rows += text.count(b"\n")
+        if self._only is not None:
+            await self._write(self._only, text)
+            return
+        for tenant, lines in self._divided.divide(text):
+            await self._write(tenant, lines)
+
+    async def _write(self, tenant: str, text: bytes) -> None:
+        if tenant != self._tenant:
+            await self.finish()
+            part = await self._run.part(tenant)
+            self._tenant = tenant
+            if part.wants(self.table.name):
+                self._upload = RowUpload(self._objects, f"{part.folder}/{self._file}")
+        if self._upload is not None:
+            await self._upload.write(text)
+
+    async def finish(self) -> None:
+        """The file of the tenant whose rows came last is complete."""
+        upload = self._upload
+        if upload is None or self._tenant is None:
+            return
+        packed = await upload.finish()
+        self._upload = None
+        part = await self._run.part(self._tenant)
+        part.files[self.table.name] = replace(
+            _describe(self.table),
+            file=self._file,
+            rows=packed.rows,
+            size=packed.size,
+            sha256=packed.sha256,
+        )
+
+    async def abort(self) -> None:
+        """What is not finished shall not be there."""
+        if self._upload is not None:
+            await self._upload.abort()
+
+
+def _describe(table: SourceTable) -> TableFile:
+    """A table without rows."""
+    return TableFile(
+        name=table.name,
+        columns=list(table.columns),
+        key=list(table.key),
+        multiset=table.multiset,
+        file="",
+        rows=0,
+        size=0,
+        sha256="",
+    )
+
+
+def _folder(tenant: str, source: str) -> str:
+    return f"{tenant}/{_UNUSUAL.sub('_', source)}"
+
+
+def _time_of(snapshot: Snapshot) -> int:
+    return snapshot.at_ms

@@ -29,7 +29,7 @@ class SourceTable:
     """A captured table, and the SQL that gives its rows (the table being `t`).
 
     `tenant_sql` is None where all rows belong to the source's one tenant. A table without a key is
-    a `multiset`. The number of rows is PostgreSQL's estimate.
+    a `multiset`. `condition_sql`: which of the rows. Their number is PostgreSQL's estimate.
     """
 
     name: str
@@ -39,6 +39,7 @@ class SourceTable:
     relation_sql: str
     key_sql: str
     row_sql: str
+    condition_sql: str | None
     tenant_sql: str | None
     expected_rows: int
 
@@ -140,18 +141,20 @@ class SourceSession:
         Where the rows tell their tenant: of these tenants, or of all, as `tenant<TAB>key<TAB>row`,
         those of a tenant together.
         """
-        query = f"SELECT {table.key_sql}, {table.row_sql} FROM {table.relation_sql} t"
-        arguments: list[object] = []
+        shown = [table.key_sql, table.row_sql]
+        conditions = [] if table.condition_sql is None else [f"({table.condition_sql})"]
+        order, arguments = "", []
         if table.tenant_sql is not None:
-            query = (
-                f"SELECT {table.tenant_sql}, {table.key_sql}, {table.row_sql} "
-                f"FROM {table.relation_sql} t"
-            )
+            shown.insert(0, table.tenant_sql)
             if tenants is not None:
-                query += f" WHERE {table.tenant_sql} = ANY($1::text[])"
+                conditions.append(f"{table.tenant_sql} = ANY($1::text[])")
                 arguments.append(list(tenants))
             if tenants is None or len(tenants) > 1:
-                query += f' ORDER BY {table.tenant_sql} COLLATE "C"'
+                order = f' ORDER BY {table.tenant_sql} COLLATE "C"'
+        query = f"SELECT {', '.join(shown)} FROM {table.relation_sql} t"  # noqa: S608 - quoted names
+        if conditions:
+            query += f" WHERE {' AND '.join(conditions)}"
+        query += order
         await self._connection.copy_from_query(
             query, *arguments, output=sink, format="csv", delimiter="\t", quote=_NEVER
         )

@@ -63,7 +63,11 @@ class _Asked:
 
 
 class State:
-    """Rows of one time. `tables` names those it knows; `rows` counts what `blocks` has given."""
+    """Rows of one time. `tables` names those it knows; `rows` counts what `blocks` has given.
+
+    To go on from it takes the changes after `at_ms` of its `sources` (None: of all), but not those
+    of `excluded` tables.
+    """
 
     def __init__(
         self,
@@ -82,6 +86,10 @@ class State:
         self._folds = fold.tables
         self._wanted = wanted
         self._reader = reader
+        self.sources: frozenset[str] | None = fold.sources
+        self.excluded: frozenset[str] = frozenset().union(
+            *(each.manifest.excluded for each in found)
+        )
         named = {table.name for each in found for table in self._tables(each)}
         self.tables = sorted(named | {name for _, name in self._folds})
 
