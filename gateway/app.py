@@ -29,6 +29,9 @@ from gateway.playback.lease import ReplayLocks
 from gateway.playback.player import Player, PlayerLimits
 from gateway.playback.players import Players
 from gateway.playback.range import Ranges
+from gateway.playback.stage import Stage
+from gateway.playback.work import WorkLimits
+from gateway.playback.writer import Writer
 from gateway.routes import about, admin
 from gateway.routes.configuration import ConfigurationRoutes
 from gateway.routes.notification import Publishing
@@ -40,12 +43,16 @@ from gateway.settings import Settings
 from store.configuration import Configuration
 from store.connection import Connection
 from store.embedded import EmbeddedServer
-from store.errors import StoreUnavailable
+from store.errors import StoreUnavailable, TargetUnavailable
 from store.event import Retention
 from store.log import EventLog
+from store.playback_connection import CaptureSlots
+from store.playback_db import PlaybackDatabase
 from store.retention import Retainer
 from store.server_time import ServerTime
 from store.session import Session, Sessions
+from store.snapshot_index import SnapshotIndex
+from store.state import States
 from store.tail import Tail
 
 logger = structlog.get_logger(__name__)
@@ -89,9 +96,13 @@ class Gateway:
             connection,
             idle_ms=settings.playback.idle_sec * 1000,
             lease_ms=int(settings.playback.lease_sec * 1000),
+            work_limit_ms=settings.playback.work_limit_sec * 1000,
         )
         self.locks = ReplayLocks(self.sessions, lease_sec=settings.playback.lease_sec)
         self.players = Players(self.sessions, self._make_player)
+        self.states = States(connection, self.log, SnapshotIndex(connection), None)
+        self.database = _database(settings)
+        self.writer = None if self.database is None else self._make_writer(self.database)
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self._connection = connection
         self.app = self._build(catalog)
@@ -106,6 +117,30 @@ class Gateway:
             time=self.server_time,
             limits=PlayerLimits(watch.replay_batch_size, watch.ring_events, watch.ring_bytes),
             on_failure=self.metrics.background_failures("player").inc,
+        )
+
+    def _make_writer(self, database: PlaybackDatabase) -> Writer:
+        playback = self.settings.playback
+
+        def make_stage(tenant: str, token: int) -> Stage:
+            return Stage(
+                tenant,
+                token,
+                database=database,
+                states=self.states,
+                log=self.log,
+                time=self.server_time,
+                page_size=self.settings.watch_endpoint.replay_batch_size,
+                metrics=self.metrics,
+            )
+
+        return Writer(
+            self.sessions,
+            database,
+            make_stage,
+            limits=WorkLimits(playback.lease_sec, playback.outage_sec),
+            patience_sec=playback.step_patience_sec,
+            metrics=self.metrics,
         )
 
     def _build(self, catalog: Catalog) -> ASGIApp:
@@ -194,6 +229,7 @@ class Gateway:
                 longest_ms=playback.longest_range_sec * 1000,
             ),
             players=self.players,
+            writer=self.writer,
             streams=self.streams,
             access=self.access,
             tenancy=tenancy,
@@ -304,9 +340,28 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         if embedded is not None:
             gateway.metrics.watch_restarts(embedded)
             works.append(("embedded server", embedded.failed))
+        if gateway.database is not None and gateway.writer is not None:
+            await _check(gateway.database)
+            stack.push_async_callback(gateway.writer.close)
+            works.append(("playback writer", gateway.writer.run))
         tasks = [gateway.spawn(name, work()) for name, work in works]
         stack.callback(lambda: [task.cancel() for task in tasks])
         yield gateway
+
+
+def _database(settings: Settings) -> PlaybackDatabase | None:
+    playback = settings.playback
+    if playback.database is None:
+        return None
+    return PlaybackDatabase(playback.database, slots=CaptureSlots(), lease_sec=playback.lease_sec)
+
+
+async def _check(database: PlaybackDatabase) -> None:
+    """Raises StoreConfigurationError. One that is away may be back when it is needed."""
+    try:
+        await database.check()
+    except TargetUnavailable as error:
+        logger.warning("playback_database_unavailable", error=str(error))
 
 
 def _access(settings: Settings, metrics: Metrics) -> Authenticator | OpenAccess:

@@ -686,12 +686,12 @@ local function session_step(keys, args)
   return { 'ok', describe(session, now) }
 end
 
--- work_take(keys, fence | owner, ms) -> 'ok', the token and the session whose work is owed, 'held':
--- somebody is at it, or 'none'.
+-- work_take(keys, fence | owner, ms, 1 to take it where there is no session) -> 'ok', the token and the
+-- session whose work is owed, 'held': somebody is at it, or 'none'.
 local function work_take(keys, args)
   local now = now_ms()
   local session = settle(keys, now)
-  if not session or not owed(session) then
+  if (session ~= nil) == (args[3] == '1') or (session and not owed(session)) then
     return { 'none' }
   end
   if redis.call('EXISTS', keys[5]) == 1 then
@@ -699,7 +699,7 @@ local function work_take(keys, args)
   end
   local token = text(redis.call('INCR', keys[6]))
   redis.call('SET', keys[5], args[1] .. ' ' .. token, 'PX', args[2])
-  return { 'ok', token, describe(session, now) }
+  return { 'ok', token, session and describe(session, now) }
 end
 
 -- work_look(keys | owner, token, ms, revision) -> extends the lease; 'ok' and the session if it has

@@ -65,10 +65,13 @@ class Target:
             ms, sequence = batch.place
             self.progress = self.progress._replace(ms=ms, sequence=sequence)
 
-    async def settle(self, run: int, through_ms: int) -> None:
-        """Say that the tables hold all of a time, in this run; survives a crash of the server."""
+    async def settle(self, run: int, through_ms: int | None) -> None:
+        """Say which run the tables hold, and that they hold all of a time if one is given.
+
+        Survives a crash of the server, with all that was carried out before.
+        """
         progress = self.progress._replace(run=run)
-        if through_ms >= progress.ms:
+        if through_ms is not None and through_ms >= progress.ms:
             progress = progress._replace(ms=through_ms, sequence=0)
         async with translated(), self._connection.transaction():
             await self._keep(progress, self._scope)
@@ -136,7 +139,7 @@ class Target:
     async def _insert(self, table: TargetTable, lines: bytes) -> None:
         rows: list[bytes] = []
         keyed = b""
-        for line in lines.splitlines():
+        for line in lines.rstrip(b"\n").split(b"\n"):
             key, _, row = line.partition(b"\t")
             rows.append(row)
             keyed = key if key != row else keyed
@@ -146,7 +149,7 @@ class Target:
             await self._connection.execute(table.insert(columns), _array(objects))
 
     async def _remove(self, table: TargetTable, lines: bytes) -> None:
-        keys = [line.partition(b"\t")[0] for line in lines.splitlines()]
+        keys = [line.partition(b"\t")[0] for line in lines.rstrip(b"\n").split(b"\n")]
         for columns, objects in by_columns(keys).items():
             identity = table.identity_in(columns)
             if identity is not None:

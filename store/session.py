@@ -278,6 +278,12 @@ class Sessions:
             return None
         return Lease(owner, reply[1].decode()), _decode(reply[2])
 
+    async def take_nothing(self, tenant: str, owner: str) -> Lease | None:
+        """Hold the work of a tenant that has no session; None: it has one, or another holds it."""
+        keys = (*_keys(tenant), _fence_key(tenant))
+        reply = await self._connection.call("work_take", keys, owner, self._lease_ms, 1)
+        return Lease(owner, reply[1].decode()) if reply[0] == b"ok" else None
+
     async def look(self, tenant: str, lease: Lease, known: Session) -> Session | None:
         """Keep the work for another `lease_ms`; the session as it is now, None when it is over.
 
@@ -300,6 +306,10 @@ class Sessions:
     async def leave_work(self, tenant: str, lease: Lease) -> Session | None:
         """Give the work back; not when there is some again, which is then told. Raises WorkLost."""
         return (await self._work("work_leave", tenant, *_holder(lease)))[1]
+
+    async def release_work(self, tenant: str, lease: Lease) -> None:
+        """Give the work back undone, for another to go on with."""
+        await self._connection.call("lease_release", (_work_key(tenant),), *_holder(lease))
 
     async def _work(
         self, function: str, tenant: str, *args: str | int

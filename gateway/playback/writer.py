@@ -1,0 +1,159 @@
+"""Who works on the sessions that are played into a database: this gateway, where no other does.
+
+A verb is worked on by the gateway that was asked for it, unless another is at it already. What has
+been left by a gateway that died is found by looking now and then, and so is what a session left in
+the database that has no session any more.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+import structlog
+
+from gateway.metrics import Metrics
+from gateway.playback.stage import Stage
+from gateway.playback.work import Work, WorkLimits
+from store.errors import StoreError, WorkLost
+from store.playback_db import PlaybackDatabase
+from store.session import Outcome, Sessions
+
+_LEFTOVERS_SEC = 30.0
+_HELD_SEC = 0.1
+_PATIENCE_SEC = (0.01, 0.1)
+
+logger = structlog.get_logger(__name__)
+
+
+class Writer:
+    """`patience_sec`: how long a verb is waited for before it is answered as it stands."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        database: PlaybackDatabase,
+        make_stage: Callable[[str, int], Stage],
+        *,
+        limits: WorkLimits,
+        patience_sec: float,
+        metrics: Metrics,
+    ) -> None:
+        self._sessions = sessions
+        self._database = database
+        self._make_stage = make_stage
+        self._limits = limits
+        self._patience_sec = patience_sec
+        self._metrics = metrics
+        self._gateway = str(uuid4())
+        self._asked: set[str] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    # -- verbs
+
+    async def wait(self, tenant: str, outcome: Outcome) -> Outcome:
+        """Work on what a verb asked for; the session as it is when that is done, or long enough."""
+        session = outcome.session
+        if session is None or not session.working:
+            return outcome
+        self.wake(tenant)
+        deadline = time.monotonic() + self._patience_sec
+        pause, longest = _PATIENCE_SEC
+        while session.working and time.monotonic() < deadline:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, longest)
+            found = await self._sessions.get(tenant)
+            if found is None or found.view.id != session.view.id:
+                found = await self._sessions.last_told(tenant, session.view.id)
+                return Outcome(outcome.answer, found or session)
+            session = found
+        return Outcome(outcome.answer, session)
+
+    async def reset(self, tenant: str) -> Outcome:
+        """Free the tenant's lock; what cannot be cleaned up in time is cleaned up later."""
+        outcome = await self.wait(tenant, await self._sessions.reset(tenant, force=False))
+        session = outcome.session
+        if session is not None and session.view.status != "DB_END_OK":
+            return await self._sessions.reset(tenant)
+        return outcome
+
+    def wake(self, tenant: str) -> None:
+        """There may be work."""
+        self._asked.add(tenant)
+        if tenant not in self._tasks:
+            self._tasks[tenant] = asyncio.create_task(self._serve(tenant))
+
+    # -- work
+
+    async def _serve(self, tenant: str) -> None:
+        try:
+            while tenant in self._asked:
+                self._asked.discard(tenant)
+                await self._work(tenant)
+        except WorkLost as error:
+            logger.warning("playback_work_lost", tenant=tenant, error=str(error))
+        except StoreError as error:
+            # The next look comes back to it.
+            logger.warning("playback_work_left", tenant=tenant, error=str(error))
+        except Exception:
+            logger.exception("playback_writer_failed", tenant=tenant)
+            self._metrics.background_failures("writer").inc()
+        finally:
+            del self._tasks[tenant]
+
+    async def _work(self, tenant: str) -> None:
+        deadline = time.monotonic() + self._patience_sec
+        while (taken := await self._sessions.take_work(tenant, self._gateway)) is None:
+            session = await self._sessions.get(tenant)
+            if session is None or not session.working or time.monotonic() > deadline:
+                return
+            await asyncio.sleep(_HELD_SEC)  # another is at it, or has died at it
+        lease, session = taken
+        if not session.view.status.endswith("_REQUESTED"):
+            self._metrics.work_takeovers.inc()
+            logger.info("playback_work_taken_over", tenant=tenant, status=session.view.status)
+        work = Work(
+            lease,
+            session,
+            sessions=self._sessions,
+            stage=self._make_stage(tenant, int(lease.token)),
+            limits=self._limits,
+            on_defect=self._metrics.background_failures("writer").inc,
+        )
+        await work.run()
+
+    async def run(self) -> None:
+        """Find what others have left, until cancelled."""
+        look_at = time.monotonic() + _LEFTOVERS_SEC
+        while True:
+            await asyncio.sleep(self._limits.lease_sec / 3)
+            try:
+                for session in await self._sessions.active():
+                    if session.clock.owned and (session.working or session.clock.playing):
+                        self.wake(session.view.tenant_id)
+                if time.monotonic() >= look_at:
+                    look_at = time.monotonic() + _LEFTOVERS_SEC
+                    await self._clean_up()
+            except StoreError as error:
+                logger.warning("playback_not_looked_after", error=str(error))
+
+    async def _clean_up(self) -> None:
+        """Remove the rows of sessions that are no more: their lock was freed before they could be."""
+        for tenant in await self._database.leftovers():
+            lease = await self._sessions.take_nothing(tenant, self._gateway)
+            if lease is None:
+                continue
+            stage = self._make_stage(tenant, int(lease.token))
+            try:
+                await stage.clean()
+            finally:
+                await stage.leave()
+                await self._sessions.release_work(tenant, lease)
+            logger.info("playback_leftovers_removed", tenant=tenant)
+
+    async def close(self) -> None:
+        """Leave what is under way to the other gateways."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
