@@ -551,7 +551,9 @@ local function session_stop(keys, args)
     return { 'missing' }
   end
   if session.status ~= 'MSG_STOP_OK' and not playing(session) then
-    return { 'state', describe(session, now) }
+    -- At its end it may have asked for its stop by itself.
+    local asked = working(session) and parts(session) == 'MSG_STOP'
+    return { asked and 'ok' or 'state', describe(session, now) }
   end
   session.touched = now
   if playing(session) then
@@ -628,12 +630,16 @@ local function session_get(keys, args)
   return session and describe(session, now)
 end
 
--- The next status of the work, with those after it that need no work.
-local function advance(keys, session, now)
+-- The next status of the work, with those after it that need no work. What was carried out while a verb
+-- was asked for cannot be taken back: the playhead is where the work has come to.
+local function advance(keys, session, now, reached)
   local part, step = parts(session)
   if step == 'REQUESTED' then
     walk(keys, session, now, { part .. '_IN_PROGRESS' })
     return
+  end
+  if part == 'MSG_START' or part == 'MSG_STOP' then
+    session.event = math.max(session.event, math.min(reached, session['end']))
   end
   if part == 'MSG_START' then
     begin(session, now)
@@ -658,9 +664,9 @@ local function holds(lease, owner, token)
   return redis.call('GET', lease) == owner .. ' ' .. token
 end
 
--- session_step(keys | owner, token, id, revision, why it failed or '') -> 'ok' and the session one step
--- further, 'lost': the lease is another's, 'missing', or 'moved' and the session, which is another than
--- the owner knew. One that plays can only fail.
+-- session_step(keys | owner, token, id, revision, why it failed or '', ms up to which it has come) -> 'ok'
+-- and the session one step further, 'lost': the lease is another's, 'missing', or 'moved' and the session,
+-- which is another than the owner knew. One that plays can only fail.
 local function session_step(keys, args)
   local now = now_ms()
   if not holds(keys[5], args[1], args[2]) then
@@ -676,7 +682,7 @@ local function session_step(keys, args)
   if args[5] ~= '' then
     fail(keys, session, now, args[5])
   elseif working(session) then
-    advance(keys, session, now)
+    advance(keys, session, now, number(args[6]))
     if session.status == 'DB_END_OK' then
       redis.call('DEL', keys[1])
       return { 'ok', describe(session, now) }

@@ -46,11 +46,15 @@ async def translated() -> AsyncIterator[None]:
         yield
     except asyncpg.PostgresError as error:
         state = str(getattr(error, "sqlstate", None) or "")
+        # Without the hints of the library.
+        text = str(error).partition("\n")[0]
+        detail = getattr(error, "detail", None)
+        text += f" ({detail})" if detail else ""
         if state.startswith(_TRANSIENT):
-            raise TargetUnavailable(f"the playback database is away: {error}") from error
+            raise TargetUnavailable(f"the playback database is away: {text}") from error
         if state == FENCED:
-            raise TargetError(str(error)) from error
-        raise TargetError(f"the playback database refused: {error}") from error
+            raise TargetError(text) from error
+        raise TargetError(f"the playback database refused: {text}") from error
     except asyncpg.ClientConfigurationError as error:
         raise TargetError(f"its address cannot be used: {error}") from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:

@@ -42,26 +42,31 @@ class Scope:
 class Batch:
     """Text for one round trip; `times_ms` are the event times of the transactions it ends.
 
-    Everything up to `place` is carried out then, if it ends any.
+    Everything up to `place` is carried out then, if it ends any. `claimed` are tables that had not
+    been written to before.
     """
 
     text: str
     changes: int
     times_ms: list[int]
     place: Position | None
+    claimed: frozenset[str]
 
 
 class Script:
-    """What is to be carried out on one connection, which knows the statements prepared before.
+    """What is to be carried out on one connection; `prepared` has the statements it knows by now.
 
     Transactions of several sources that lie in each other in the log are carried out as one.
     """
 
-    def __init__(self, tables: Mapping[str, TargetTable], scope: Scope) -> None:
+    def __init__(
+        self, tables: Mapping[str, TargetTable], scope: Scope, prepared: dict[str, bytes]
+    ) -> None:
         self._tables = tables
         self._scope = scope
         self._known = set(scope.tables)
-        self._prepared: dict[str, bytes] = {}
+        self._claimed: set[str] = set()
+        self._prepared = prepared
         self._text: list[bytes] = []
         self._rows: dict[str, _Rows] = {}
         self._open: set[str] = set()
@@ -104,8 +109,10 @@ class Script:
         """What is ready to be sent, whole transactions but for a large last one."""
         if not self._text:
             return None
-        batch = Batch(b"".join(self._text).decode(), self._changes, self._times_ms, self._place)
+        text, claimed = b"".join(self._text).decode(), frozenset(self._claimed)
+        batch = Batch(text, self._changes, self._times_ms, self._place, claimed)
         self._text, self._changes, self._times_ms, self._place = [], 0, [], None
+        self._claimed.clear()
         return batch
 
     def _table(self, name: str) -> TargetTable:
@@ -115,6 +122,7 @@ class Script:
             self._begin()
             self._text.append(b"EXECUTE ph_claim(%b);" % _literal(name.encode()))
             self._known.add(name)
+            self._claimed.add(name)
         return table
 
     def _begin(self) -> None:

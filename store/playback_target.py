@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Set
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -47,6 +48,7 @@ class Target:
         self._tenant = tenant
         self._tables = tables
         self._scope = scope
+        self._prepared: dict[str, bytes] = {}
         self.progress = progress
 
     async def prepare(self, token: int) -> None:
@@ -54,8 +56,8 @@ class Target:
         await self._connection.execute(CLAIM.format(tenant=self._tenant, token=token))
 
     def script(self) -> Script:
-        """For what comes next; one at a time."""
-        return Script(self._tables, self._scope)
+        """For what comes next; one at a time, and all of it is to be applied."""
+        return Script(self._tables, self._scope, self._prepared)
 
     async def apply(self, batch: Batch) -> None:
         """Carry out a batch of this target's script: its transactions one by one, or some of them."""
@@ -64,6 +66,8 @@ class Target:
         if batch.place is not None:
             ms, sequence = batch.place
             self.progress = self.progress._replace(ms=ms, sequence=sequence)
+        if batch.claimed:
+            self._scope = replace(self._scope, tables=self._scope.tables | batch.claimed)
 
     async def settle(self, run: int, through_ms: int | None) -> None:
         """Say which run the tables hold, and that they hold all of a time if one is given.
@@ -84,7 +88,7 @@ class Target:
         async with translated():
             # Said before they are written to, so that no other tenant empties them.
             async with self._connection.transaction():
-                claimed = Scope(self._scope.tables | names, self._scope.excluded, scope.sources)
+                claimed = replace(self._scope, tables=self._scope.tables | names)
                 await self._keep(self.progress, claimed)
             async with self._connection.transaction():
                 await self._clear(claimed.tables, state_of)

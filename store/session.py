@@ -294,13 +294,20 @@ class Sessions:
         return known if answer == b"same" else session
 
     async def step(
-        self, tenant: str, lease: Lease, known: Session, *, failure: str = ""
+        self,
+        tenant: str,
+        lease: Lease,
+        known: Session,
+        *,
+        failure: str = "",
+        reached_ms: int = 0,
     ) -> Session | None:
         """Walk on from the status that is known, to KO if there is a failure.
 
-        The session as it is now: another one, if a verb came between. Raises WorkLost.
+        A session that stops or starts stands at `reached_ms` if it has come further than it was
+        asked to. The session as it is now: another one, if a verb came between. Raises WorkLost.
         """
-        args = (*_holder(lease), known.view.id, known.clock.revision, failure)
+        args = (*_holder(lease), known.view.id, known.clock.revision, failure, reached_ms)
         return (await self._work("session_step", tenant, *args))[1]
 
     async def leave_work(self, tenant: str, lease: Lease) -> Session | None:

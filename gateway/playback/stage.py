@@ -74,6 +74,11 @@ class Stage:
         if target is not None:
             await target.close()
 
+    @property
+    def reached_ms(self) -> int:
+        """Up to when the changes have been carried out, as far as that is known."""
+        return 0 if self._target is None else max(0, self._target.progress.ms)
+
     async def _hold(self) -> Target:
         if self._target is None:
             self._target = await self._database.hold(self._tenant, self._token)
@@ -93,6 +98,10 @@ class Stage:
         if CHANGE not in session.view.event_types:
             await target.clean(self._state_of)
             return
+        await self._restore(target, session)
+
+    async def _restore(self, target: Target, session: Session) -> None:
+        clock = session.clock
         state = await self._states.open(self._tenant, clock.run_start_ms - 1)
         await target.restore(session.view.id, clock.run, state, self._state_of)
 
@@ -110,19 +119,32 @@ class Stage:
                 "again"
             )
 
-    async def roll(self, session: Session) -> None:
-        """Carry out everything up to where the session stands."""
+    async def forward(self, session: Session) -> None:
+        """Carry out everything up to the run's start, but for the changes of its very time."""
+        await self._require(session, None)
         if CHANGE not in session.view.event_types:
             return
+        target, through_ms = await self._hold(), session.clock.through_ms
+        if target.progress.ms > through_ms:
+            await self._restore(target, session)  # it has come further than it was known to have
+        await self._roll(session, through_ms)
+
+    async def halt(self, session: Session) -> None:
+        """Carry out everything up to where the session stands, or a little further."""
         await self._require(session, None)
-        clock, target = session.clock, await self._hold()
+        if CHANGE in session.view.event_types:
+            reached_ms = (await self._hold()).progress.ms
+            await self._roll(session, max(session.clock.through_ms, reached_ms))
+
+    async def _roll(self, session: Session, through_ms: int) -> None:
+        target = await self._hold()
         script = target.script()
-        ahead = self._read_from(target, clock.through_ms)
+        ahead = self._read_from(target, through_ms)
         try:
             while True:
                 self._wake.clear()
                 ahead.collect()
-                await self._carry_out(target, script, ahead.take(clock.through_ms), session)
+                await self._carry_out(target, script, ahead.take(through_ms), session)
                 if ahead.known and ahead.next_ms is None:
                     break
                 await self._wake.wait()
@@ -132,7 +154,7 @@ class Stage:
             # Its rest will never come, or comes when it is played on.
             await self.leave()
             target = await self._hold()
-        await target.settle(clock.run, None if script.unfinished else clock.through_ms)
+        await target.settle(session.clock.run, None if script.unfinished else through_ms)
 
     async def play(self, session: Session) -> None:
         """Carry out what comes due, until interrupted."""

@@ -72,14 +72,15 @@ class Work:
         self._limits = limits
         self._on_defect = on_defect
         self._changed = asyncio.Event()
+        self._doubt = asyncio.Event()
         self._lost = False
         self._held_until = time.monotonic() + limits.lease_sec
         self._actions: dict[str, _Action] = {
             "DB_INIT_IN_PROGRESS": stage.restore,
-            "MSG_INIT_IN_PROGRESS": stage.roll,
+            "MSG_INIT_IN_PROGRESS": stage.forward,
             "MSG_START_IN_PROGRESS": stage.require,
             "MSG_START_OK": stage.play,
-            "MSG_STOP_IN_PROGRESS": stage.roll,
+            "MSG_STOP_IN_PROGRESS": stage.halt,
             "DB_END_IN_PROGRESS": stage.clean,
         }
 
@@ -110,11 +111,18 @@ class Work:
         )
         return self._session
 
+    def doubt(self) -> None:
+        """The session may be another than it is known to be."""
+        self._doubt.set()
+
     async def _look(self) -> None:
         """Keep the lease, and learn what others ask of the session."""
         pause = min(_LOOK_SEC, self._limits.lease_sec / 5)
         while not self._lost:
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._doubt.wait()
+            self._doubt.clear()
             known = self._session
             if known is None:
                 continue
@@ -205,7 +213,13 @@ class Work:
             self._learn(await self._ask(lambda: self._step(session, failure)))
 
     async def _step(self, session: Session, failure: str) -> Session | None:
-        return await self._sessions.step(self._tenant, self._lease, session, failure=failure)
+        return await self._sessions.step(
+            self._tenant,
+            self._lease,
+            session,
+            failure=failure,
+            reached_ms=self._stage.reached_ms,
+        )
 
     async def _attempt(self, action: _Action, session: Session) -> None:
         """Again while what it needs is away, for so long. Raises WorkLost."""

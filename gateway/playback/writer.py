@@ -17,7 +17,7 @@ from gateway.playback.stage import Stage
 from gateway.playback.work import Work, WorkLimits
 from store.errors import StoreError, WorkLost
 from store.playback_db import PlaybackDatabase
-from store.session import Outcome, Sessions
+from store.session import Answer, Outcome, Sessions
 
 _LEFTOVERS_SEC = 30.0
 _HELD_SEC = 0.1
@@ -48,13 +48,14 @@ class Writer:
         self._gateway = str(uuid4())
         self._asked: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._works: dict[str, Work] = {}
 
     # -- verbs
 
     async def wait(self, tenant: str, outcome: Outcome) -> Outcome:
         """Work on what a verb asked for; the session as it is when that is done, or long enough."""
         session = outcome.session
-        if session is None or not session.working:
+        if outcome.answer is not Answer.OK or session is None or not session.working:
             return outcome
         self.wake(tenant)
         deadline = time.monotonic() + self._patience_sec
@@ -80,6 +81,8 @@ class Writer:
     def wake(self, tenant: str) -> None:
         """There may be work."""
         self._asked.add(tenant)
+        if tenant in self._works:
+            self._works[tenant].doubt()
         if tenant not in self._tasks:
             self._tasks[tenant] = asyncio.create_task(self._serve(tenant))
 
@@ -112,7 +115,7 @@ class Writer:
         if not session.view.status.endswith("_REQUESTED"):
             self._metrics.work_takeovers.inc()
             logger.info("playback_work_taken_over", tenant=tenant, status=session.view.status)
-        work = Work(
+        work = self._works[tenant] = Work(
             lease,
             session,
             sessions=self._sessions,
@@ -120,7 +123,10 @@ class Writer:
             limits=self._limits,
             on_defect=self._metrics.background_failures("writer").inc,
         )
-        await work.run()
+        try:
+            await work.run()
+        finally:
+            del self._works[tenant]
 
     async def run(self) -> None:
         """Find what others have left, until cancelled."""

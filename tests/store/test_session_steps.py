@@ -114,7 +114,9 @@ class World:
     async def stop(self) -> None:
         record = self.record
         outcome = await self.sessions.stop(self.tenant, self.id)
-        if self.allows(outcome.answer, {"MSG_START_OK", "MSG_STOP_OK"}):
+        if record is not None and record.part == "MSG_STOP" and record.working:
+            assert outcome.answer is Answer.OK, "it stops already"
+        elif self.allows(outcome.answer, {"MSG_START_OK", "MSG_STOP_OK"}):
             assert record is not None
             if record.status == "MSG_START_OK":
                 self.tell("MSG_STOP_REQUESTED")
