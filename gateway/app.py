@@ -29,13 +29,13 @@ from gateway.playback.lease import ReplayLocks
 from gateway.playback.player import Player, PlayerLimits
 from gateway.playback.players import Players
 from gateway.playback.range import Ranges
-from gateway.playback.stage import Stage
 from gateway.playback.work import WorkLimits
 from gateway.playback.writer import Writer
 from gateway.routes import about, admin
 from gateway.routes.configuration import ConfigurationRoutes
 from gateway.routes.notification import Publishing
 from gateway.routes.sessions import SessionRoutes, SpeedLimits
+from gateway.routes.state import StateRoutes
 from gateway.routes.streams import Streaming
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
@@ -43,15 +43,17 @@ from gateway.settings import Settings
 from store.configuration import Configuration
 from store.connection import Connection
 from store.embedded import EmbeddedServer
-from store.errors import StoreUnavailable, TargetUnavailable
+from store.errors import StoreUnavailable
 from store.event import Retention
 from store.log import EventLog
+from store.objects import Objects, S3Access
 from store.playback_connection import CaptureSlots
 from store.playback_db import PlaybackDatabase
 from store.retention import Retainer
 from store.server_time import ServerTime
 from store.session import Session, Sessions
 from store.snapshot_index import SnapshotIndex
+from store.snapshot_reader import SnapshotReader
 from store.state import States
 from store.tail import Tail
 
@@ -100,9 +102,16 @@ class Gateway:
         )
         self.locks = ReplayLocks(self.sessions, lease_sec=settings.playback.lease_sec)
         self.players = Players(self.sessions, self._make_player)
-        self.states = States(connection, self.log, SnapshotIndex(connection), None)
-        self.database = _database(settings)
-        self.writer = None if self.database is None else self._make_writer(self.database)
+        index = SnapshotIndex(connection)
+        self.states = States(
+            connection,
+            self.log,
+            index,
+            SnapshotReader(
+                open_objects(settings), index, on_broken=self.metrics.snapshots_broken.inc
+            ),
+        )
+        self.writer = self._make_writer()
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self._connection = connection
         self.app = self._build(catalog)
@@ -119,27 +128,22 @@ class Gateway:
             on_failure=self.metrics.background_failures("player").inc,
         )
 
-    def _make_writer(self, database: PlaybackDatabase) -> Writer:
+    def _make_writer(self) -> Writer | None:
         playback = self.settings.playback
-
-        def make_stage(tenant: str, token: int) -> Stage:
-            return Stage(
-                tenant,
-                token,
-                database=database,
-                states=self.states,
-                log=self.log,
-                time=self.server_time,
-                page_size=self.settings.watch_endpoint.replay_batch_size,
-                metrics=self.metrics,
-            )
-
+        if playback.database is None:
+            return None
         return Writer(
-            self.sessions,
-            database,
-            make_stage,
-            limits=WorkLimits(playback.lease_sec, playback.outage_sec),
-            patience_sec=playback.step_patience_sec,
+            PlaybackDatabase(playback.database, slots=CaptureSlots(), lease_sec=playback.lease_sec),
+            sessions=self.sessions,
+            states=self.states,
+            log=self.log,
+            time=self.server_time,
+            limits=WorkLimits(
+                lease_sec=playback.lease_sec,
+                outage_sec=playback.outage_sec,
+                patience_sec=playback.step_patience_sec,
+                page_size=self.settings.watch_endpoint.replay_batch_size,
+            ),
             metrics=self.metrics,
         )
 
@@ -243,12 +247,28 @@ class Gateway:
             draining=lambda: self.draining,
         )
         configuration = ConfigurationRoutes(
+            connection=self._connection,
             configuration=Configuration(self._connection),
+            server_time=self.server_time,
             access=self.access,
             tenancy=tenancy,
             body_limit=settings.limits.body_bytes,
         )
-        return [*sessions.routes(), *configuration.routes()]
+        states = StateRoutes(
+            connection=self._connection,
+            log=self.log,
+            states=self.states,
+            catalog=catalog,
+            streams=self.streams,
+            access=self.access,
+            tenancy=tenancy,
+            server_time=self.server_time,
+            metrics=self.metrics,
+            page_size=settings.watch_endpoint.replay_batch_size,
+            send_timeout_sec=settings.watch_endpoint.send_timeout_sec,
+            draining=lambda: self.draining,
+        )
+        return [*sessions.routes(), *configuration.routes(), *states.routes()]
 
     def _about(self, catalog: Catalog) -> list[BaseRoute]:
         settings = self.settings
@@ -340,8 +360,8 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         if embedded is not None:
             gateway.metrics.watch_restarts(embedded)
             works.append(("embedded server", embedded.failed))
-        if gateway.database is not None and gateway.writer is not None:
-            await _check(gateway.database)
+        if gateway.writer is not None:
+            await gateway.writer.check()
             stack.push_async_callback(gateway.writer.close)
             works.append(("playback writer", gateway.writer.run))
         tasks = [gateway.spawn(name, work()) for name, work in works]
@@ -349,19 +369,11 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         yield gateway
 
 
-def _database(settings: Settings) -> PlaybackDatabase | None:
-    playback = settings.playback
-    if playback.database is None:
-        return None
-    return PlaybackDatabase(playback.database, slots=CaptureSlots(), lease_sec=playback.lease_sec)
-
-
-async def _check(database: PlaybackDatabase) -> None:
-    """Raises StoreConfigurationError. One that is away may be back when it is needed."""
-    try:
-        await database.check()
-    except TargetUnavailable as error:
-        logger.warning("playback_database_unavailable", error=str(error))
+def open_objects(settings: Settings) -> Objects:
+    """Where the snapshots are kept. Raises StoreConfigurationError."""
+    kept = settings.snapshots
+    access = S3Access(kept.endpoint, kept.region, kept.access_key_id, kept.secret_access_key)
+    return Objects(kept.url, access)
 
 
 def _access(settings: Settings, metrics: Metrics) -> Authenticator | OpenAccess:

@@ -280,6 +280,9 @@ class Metrics:
             "catch_ups_total",
             "Times a live stream could not take bytes at once and was caught up apart.",
         )
+        self.snapshots_broken = self._counter(
+            "snapshots_broken_total", "Snapshots that were found damaged and are not used."
+        )
         self._embedded_restarts = self._counter(
             "embedded_restarts_total", "Restarts of the embedded server after it died."
         )

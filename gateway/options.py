@@ -288,6 +288,41 @@ class Playback(Struct, frozen=True):
     ] = 10
 
 
+class Snapshots(Struct, frozen=True):
+    url: Annotated[
+        str,
+        Meta(
+            description="Where snapshots are kept: file://folder or s3://bucket/prefix.",
+            min_length=1,
+        ),
+    ] = "file://./playhead-snapshots"
+    retention_sec: Annotated[
+        int,
+        Meta(
+            description="Older snapshots are removed, the newest never.", ge=1, le=100 * _YEAR_SEC
+        ),
+    ] = 7 * 86_400
+    endpoint: (
+        Annotated[str, Meta(description="Address of the S3 service; none is Amazon's.")] | None
+    ) = None
+    region: Annotated[str, Meta(description="Region of the bucket; none: AWS_REGION.")] | None = (
+        None
+    )
+    access_key_id: (
+        Annotated[
+            str, Meta(description="S3 access key; none: AWS_ACCESS_KEY_ID or the machine's role.")
+        ]
+        | None
+    ) = None
+    secret_access_key: (
+        Annotated[
+            str,
+            Meta(description="Its secret; none: AWS_SECRET_ACCESS_KEY.", extra={"secret": True}),
+        ]
+        | None
+    ) = None
+
+
 class Settings(Struct, frozen=True):
     application: Application = Application()
     watch_endpoint: WatchEndpoint = WatchEndpoint()
@@ -312,3 +347,4 @@ class Settings(Struct, frozen=True):
     auth: Auth = Auth()
     drain: Drain = Drain()
     playback: Playback = Playback()
+    snapshots: Snapshots = Snapshots()

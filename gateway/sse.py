@@ -205,3 +205,14 @@ def system_time(playhead: str, speed: float, *, frame_id: str) -> bytes:
 def played_frame(name: bytes, frame_id: bytes, event: bytes) -> bytes:
     """One stored event in a session, at its place in the total order."""
     return b"event: %b\nid: %b\ndata: %b\n\n" % (name, frame_id, event)
+
+
+def state_frame(data: bytes, *, frame_id: bytes | None = None) -> bytes:
+    """Some rows of a state; the id, where there is one, says that it has not been sent whole."""
+    if frame_id is None:
+        return b"event: state\ndata: %b\n\n" % data
+    return b"event: state\nid: %b\ndata: %b\n\n" % (frame_id, data)
+
+
+def state_complete(at: str, rows: int, *, frame_id: str | None = None) -> bytes:
+    return control("state-complete", {"at": at, "rows": rows}, frame_id=frame_id)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from store.connection import Connection, meta_key
+from store.errors import Behind
 from store.event import Position, StreamKey
 from store.snapshot_index import pairs
 from store.visibility import parse_lsn
@@ -22,6 +23,14 @@ class Captured:
     through: dict[str, int]
     breaks: list[Position]
 
+    def behind(self, at_ms: int) -> Behind | None:
+        """Why a state of this time cannot be had yet, if it cannot."""
+        late = [(ms, source) for source, ms in self.through.items() if ms < at_ms]
+        if not late:
+            return None
+        ms, source = min(late)
+        return Behind(source, ms)
+
     def last_break_ms(self, at_ms: int) -> int:
         """The time of the newest break at this time or before; -1 for none."""
         return max((each.ms for each in self.breaks if each.ms <= at_ms), default=-1)
@@ -35,13 +44,24 @@ def changes(tenant: str) -> StreamKey:
 async def read_captured(connection: Connection, tenant: str) -> Captured:
     """Raises StoreUnavailable."""
     meta = await connection.execute("HGETALL", meta_key(changes(tenant)))
-    breaks = await connection.execute("LRANGE", f"ph:{{{tenant}}}:breaks", 0, -1)
     through = {
         name.removeprefix(_THROUGH).decode(): int(value)
         for name, value in pairs(meta)
         if name.startswith(_THROUGH)
     }
-    return Captured(through, [Position.parse(each) for each in breaks])
+    return Captured(through, await read_breaks(connection, tenant))
+
+
+async def read_breaks(connection: Connection, tenant: str) -> list[Position]:
+    """Oldest first."""
+    breaks = await connection.execute("LRANGE", f"ph:{{{tenant}}}:breaks", 0, -1)
+    return [Position.parse(each) for each in breaks]
+
+
+async def read_tenants(connection: Connection, source: str) -> list[str]:
+    """The tenants whose changes a source ever told."""
+    members = await connection.execute("SMEMBERS", f"ph:capture:{source}:tenants")
+    return sorted(member.decode() for member in members)
 
 
 async def read_confirmed(connection: Connection, source: str) -> int:

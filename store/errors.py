@@ -2,8 +2,8 @@
 
 StoreError
 ├── StoreUnavailable         the server is away, full or loading: try again later
+│   └── ObjectsUnavailable   it is the object store of the snapshots
 ├── StoreConfigurationError  refused at start; the message says what to change
-├── ObjectsUnavailable       the object store of the snapshots failed: try again later
 ├── ObjectMissing            an object that should be there is not
 ├── CorruptFile              a file of a snapshot is not what was written
 ├── SnapshotFailed           a snapshot was not taken; the message says why
@@ -23,12 +23,12 @@ class StoreUnavailable(StoreError):
     """The server cannot be reached or cannot take the command now. A write may have happened."""
 
 
+class ObjectsUnavailable(StoreUnavailable):
+    """The object store cannot be reached, or refused."""
+
+
 class StoreConfigurationError(StoreError):
     """The server, or what was asked of it, cannot work; the message says what to change."""
-
-
-class ObjectsUnavailable(StoreError):
-    """The object store cannot be reached, or refused."""
 
 
 class ObjectMissing(StoreError):

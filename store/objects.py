@@ -47,20 +47,35 @@ class Stored:
 
 
 class Objects:
-    """The objects below one address. Raises StoreConfigurationError for an address it cannot use."""
+    """The objects below one address; a folder is made when something is first put into it.
+
+    Raises StoreConfigurationError for an address it cannot use.
+    """
 
     def __init__(
-        self, url: str, access: S3Access | None = None, *, patience_sec: float = 20.0
+        self, url: str, access: S3Access | None = None, *, patience_sec: float = 10.0
     ) -> None:
         """`patience_sec`: so long a request to a service that is away is tried again."""
         self.url = url
-        self._store = _open(url, access or S3Access(), timedelta(seconds=patience_sec))
+        self._folder = _folder_of(url)
+        self._opened: LocalStore | S3Store | None = None
+        if self._folder is None:
+            patience = timedelta(seconds=patience_sec)
+            self._opened = _open_bucket(url, access or S3Access(), patience)
+
+    def _open(self, *, writing: bool = False) -> LocalStore | S3Store:
+        if self._opened is None:
+            assert self._folder is not None  # noqa: S101 - a bucket was opened at once
+            if not writing and not self._folder.is_dir():
+                raise FileNotFoundError(self._folder)
+            self._opened = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
+        return self._opened
 
     async def put(self, path: str, parts: AsyncIterable[bytes]) -> None:
         """Store what comes; when it fails, also by what `parts` raises, nothing is there."""
         async with _translated(path):
             await obstore.put_async(
-                self._store,
+                self._open(writing=True),
                 path,
                 parts,
                 use_multipart=True,
@@ -70,68 +85,87 @@ class Objects:
 
     async def put_bytes(self, path: str, content: bytes) -> None:
         async with _translated(path):
-            await obstore.put_async(self._store, path, content, use_multipart=False)
+            await obstore.put_async(self._open(writing=True), path, content, use_multipart=False)
 
     async def get(self, path: str) -> bytes:
         """A whole object, for small ones. Raises ObjectMissing."""
         async with _translated(path):
-            result = await obstore.get_async(self._store, path)
+            result = await obstore.get_async(self._open(), path)
             return bytes(await result.bytes_async())
 
     async def size(self, path: str) -> int:
         """In bytes. Raises ObjectMissing."""
         async with _translated(path):
-            return int((await obstore.head_async(self._store, path))["size"])
+            return int((await obstore.head_async(self._open(), path))["size"])
 
     async def read(self, path: str, size: int) -> AsyncGenerator[bytes, None]:
         """An object of known size from its beginning, in pieces. Raises ObjectMissing."""
         for start in range(0, size, READ_BYTES):
             length = min(READ_BYTES, size - start)
             async with _translated(path):
-                piece = await obstore.get_range_async(self._store, path, start=start, length=length)
+                piece = await obstore.get_range_async(
+                    self._open(), path, start=start, length=length
+                )
             yield bytes(piece)
 
     async def folders(self, prefix: str) -> list[str]:
         """The paths directly below a prefix that have objects below them."""
-        async with _translated(prefix):
-            found = await obstore.list_with_delimiter_async(self._store, f"{prefix}/")
+        try:
+            async with _translated(prefix):
+                found = await obstore.list_with_delimiter_async(self._open(), f"{prefix}/")
+        except ObjectMissing:
+            return []
         return sorted(found["common_prefixes"])
 
     async def list(self, prefix: str) -> list[Stored]:
         """Every object below a prefix."""
-        async with _translated(prefix):
-            found = await obstore.list(self._store, f"{prefix}/").collect_async()
+        try:
+            async with _translated(prefix):
+                found = await obstore.list(self._open(), f"{prefix}/").collect_async()
+        except ObjectMissing:
+            return []
         return [
             Stored(each["path"], each["size"], int(each["last_modified"].timestamp() * 1000))
             for each in found
         ]
+
+    async def is_empty(self) -> bool:
+        """Whether there is nothing at all: an address that lost its disk looks like that."""
+        try:
+            async with _translated(self.url):
+                async for found in obstore.list(self._open(), chunk_size=1):
+                    return not found
+        except ObjectMissing:
+            return True
+        return True
 
     async def delete(self, paths: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
         for path in paths:
             try:
                 async with _translated(path):
-                    await obstore.delete_async(self._store, path)
+                    await obstore.delete_async(self._open(), path)
             except ObjectMissing:
                 continue
 
 
-def _open(url: str, access: S3Access, patience: timedelta) -> LocalStore | S3Store:
+def _folder_of(url: str) -> Path | None:
+    """Which folder a file:// address means; None for a bucket."""
     parts = urlsplit(url)
-    try:
-        if parts.scheme == "file":
-            # The host of file://./folder is the first part of a path beside the process.
-            folder = Path(parts.netloc + parts.path).expanduser().resolve()
-            return LocalStore(folder, mkdir=True, automatic_cleanup=True)
-        if parts.scheme == "s3" and parts.netloc:
-            return _open_bucket(url, access, patience)
-    except (BaseError, OSError, ValueError) as error:
+    if parts.scheme == "s3" and parts.netloc:
+        return None
+    if parts.scheme != "file" or not (parts.netloc + parts.path).strip("/"):
         raise StoreConfigurationError(
-            f"snapshots cannot be kept at '{url}': {_first_line(error)}"
-        ) from error
-    raise StoreConfigurationError(
-        f"snapshots cannot be kept at '{url}': write file://folder or s3://bucket/prefix"
-    )
+            f"snapshots cannot be kept at '{url}': write file://folder or s3://bucket/prefix"
+        )
+    # The host of file://./folder is the first part of a path beside the process.
+    folder = Path(parts.netloc + parts.path).expanduser().resolve()
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    if not existing.is_dir():
+        raise StoreConfigurationError(
+            f"snapshots cannot be kept at '{url}': {existing} is no folder"
+        )
+    return folder
 
 
 def _open_bucket(url: str, access: S3Access, patience: timedelta) -> S3Store:
@@ -148,12 +182,17 @@ def _open_bucket(url: str, access: S3Access, patience: timedelta) -> S3Store:
     client: dict[str, Any] = {"timeout": _REQUEST_TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
     if (access.endpoint or "").startswith("http://"):
         client["allow_http"] = True
-    return S3Store.from_url(
-        url,
-        client_options=client,  # type: ignore[arg-type]
-        retry_config={"max_retries": 5, "retry_timeout": patience},
-        **options,
-    )
+    try:
+        return S3Store.from_url(
+            url,
+            client_options=client,  # type: ignore[arg-type]
+            retry_config={"max_retries": 5, "retry_timeout": patience},
+            **options,
+        )
+    except (BaseError, ValueError) as error:
+        raise StoreConfigurationError(
+            f"snapshots cannot be kept at '{url}': {_first_line(error)}"
+        ) from error
 
 
 @asynccontextmanager

@@ -84,7 +84,7 @@ class SnapshotTaker:
     ) -> None:
         self.source = source.name
         self._source = source
-        self._tenant = tenant
+        self.tenant = tenant
         self._connection = connection
         self._configuration = Configuration(connection)
         self._index = SnapshotIndex(connection)
@@ -109,7 +109,7 @@ class SnapshotTaker:
         taken: dict[str, Snapshot] = {}
         async with self._source.connect() as session:
             async with session.moment() as (moment, tables):
-                for tenant in tenants if self._tenant is None else (self._tenant,):
+                for tenant in tenants if self.tenant is None else (self.tenant,):
                     await run.part(tenant)
                 await self._read(session, tables, run, on_progress)
             await session.write_marker()
@@ -136,7 +136,7 @@ class SnapshotTaker:
         for number, table in enumerate(tables):
             if not run.wants(table.name):
                 continue
-            writing = _Writing(run, self._objects, table, number, self._tenant)
+            writing = _Writing(run, self._objects, table, number, self.tenant)
 
             async def take_over(
                 text: bytes, writing: _Writing = writing, rows: int = before

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
-from store.errors import CorruptFile, ObjectMissing
+from store.errors import CorruptFile, ObjectMissing, ObjectsUnavailable
 from store.objects import Objects
 from store.row_file import unpack
 from store.snapshot_index import Snapshot, SnapshotIndex
@@ -89,6 +89,9 @@ class SnapshotReader:
                         await self._verify(snapshot, table)
                         whole.add(table.file)
             except (CorruptFile, ObjectMissing) as error:
+                if isinstance(error, ObjectMissing) and await self._objects.is_empty():
+                    # A disk that is not mounted, or another address: no reason to give them all up.
+                    raise ObjectsUnavailable(f"there is nothing at {self._objects.url}") from error
                 await self.condemn(tenant, snapshot, str(error))
                 return None
         return manifest

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from store.captured import Captured, changes, read_captured
 from store.connection import Connection
-from store.errors import Behind, CorruptFile, OutOfRange, StoreUnavailable
+from store.errors import CorruptFile, OutOfRange, StoreUnavailable
 from store.event import ORIGIN, GapReason, Head, Position, rfc3339
 from store.fold import Base, Fold, TableFold
 from store.log import EventLog
@@ -163,9 +163,9 @@ class States:
     async def open(self, tenant: str, at_ms: int, tables: Set[str] | None = None) -> State:
         """The state of a time, of some tables or of all. Raises OutOfRange and Behind."""
         asked = await self._ask(tenant, at_ms, tables)
-        for source, through_ms in sorted(asked.captured.through.items()):
-            if through_ms < at_ms:
-                raise Behind(source, through_ms)
+        behind = asked.captured.behind(at_ms)
+        if behind is not None:
+            raise behind
         plan = await self._plan(asked)
         fold = Fold(plan.bases, tables, anything=plan.anything)
         await self._read(asked, plan.start, fold)

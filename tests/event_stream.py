@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-DEADLINE_SEC = 20.0
+DEADLINE_SEC = 60.0
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 

@@ -20,7 +20,7 @@ from gateway.playback.audience import Audience, Watcher
 from gateway.playback.clock import due_ms, played_through_ms, playhead_ms
 from gateway.playback.cursor import SessionCursor
 from gateway.ring import Ring
-from store.errors import StoreError
+from store.errors import StoreUnavailable
 from store.event import Entry, Gap, Position, rfc3339
 from store.log import EventLog
 from store.merge import Item, Merge, Place
@@ -77,6 +77,7 @@ class Player:
         self._limits = limits
         self._on_failure = on_failure
         self._audience = Audience()
+        self._heard: list[bytes] = []
         self._news: deque[Session] = deque()
         self._changed = asyncio.Event()
         self._told = asyncio.Event()
@@ -183,8 +184,13 @@ class Player:
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(self._keep())
-                await self._play()
-                keeping.cancel()
+                try:
+                    await self._play()
+                finally:
+                    # redis-py may forget a cancellation; kept on, the tenant's next player would
+                    # wait for this one for ever.
+                    self._over = True
+                    keeping.cancel()
         except Exception:
             # A defect must end the streams of this session audibly, and leave the others alone.
             logger.exception("player_failed", session=self.view.id, tenant=self.view.tenant_id)
@@ -202,14 +208,16 @@ class Player:
 
     async def stop(self) -> None:
         """End, whatever it is at; who still watches is told."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        if not self.done:  # it was never begun
-            self._finish()
-            await self._ahead.close()
-        # Last: the task itself might have followed once more.
-        self._tail.leave(feed(self.view.tenant_id))
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            if not self.done:  # it was never begun
+                self._finish()
+                await self._ahead.close()
+        finally:
+            # Last: the task itself might have followed once more.
+            self._tail.leave(feed(self.view.tenant_id))
 
     # -- the feed
 
@@ -222,6 +230,8 @@ class Player:
         await self._tail.follow(stream, head.last, head.epoch, self)
 
     def _hear(self, session: Session | None) -> None:
+        """What the record says, which comes after all that the feed has told so far."""
+        self._read_feed()
         if session is None or session.view.id != self.view.id:
             self._over = True
         else:
@@ -229,14 +239,19 @@ class Player:
         self._changed.set()
 
     async def on_entries(self, entries: Sequence[Entry], position: Position, epoch: bytes) -> None:
-        for _, (_, event) in entries:
+        # Not parsed here: one that cannot be would end the reader of other tenants' feeds as well.
+        self._heard += [event for _, (_, event) in entries]
+        self._changed.set()
+
+    def _read_feed(self) -> None:
+        heard, self._heard = self._heard, []
+        for event in heard:
             session = parse(event)
             if session.view.id == self.view.id:
                 self._news.append(session)
                 self._over = self._over or session.view.status == "DB_END_OK"
             elif session.view.status == "DB_INIT_REQUESTED":
                 self._over = True
-        self._changed.set()
 
     def on_gap(self, gap: Gap, before: Position) -> None:
         self._settle.set()
@@ -257,7 +272,7 @@ class Player:
                     await self._look()
                 else:
                     await self._follow()
-            except StoreError as error:
+            except StoreUnavailable as error:
                 logger.warning("session_not_kept", error=str(error))
                 await asyncio.sleep(_RETRY_SEC)
                 self._settle.set()
@@ -273,8 +288,11 @@ class Player:
 
     async def _play(self) -> None:
         self._next_tick_ms = self._time.now_ms()
-        while not self._over or self._news:
+        while True:
             self._changed.clear()
+            self._read_feed()
+            if self._over and not self._news:
+                return
             self._ahead.collect()
             now = self._time.now_ms()
             through = played_through_ms(self.clock, now)

@@ -71,16 +71,21 @@ class SessionStream(EventStream):
             self._players.detach(player, self)
 
     def fall_back(self) -> None:
+        self._part()
+        self._on_catch_up()
+
+    def _part(self) -> None:
+        """Be no member any more, and stand where a member stood."""
         player = self._player
         assert player is not None  # noqa: S101 - only a member is pushed to
         self._cursor, self._revision = player.cursor_of(self), player.clock.revision
         self._split = player.split
         player.part(self)
-        self._on_catch_up()
 
     def on_ended(self) -> None:
         # One that is not live finds out by itself, when it has been told of the last change.
         if self.live:
+            self._part()
             self._start_task(self._catch_up)
 
     async def approach(self) -> bool:

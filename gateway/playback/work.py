@@ -42,10 +42,15 @@ class _Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WorkLimits:
-    """`outage_sec`: how long what the work needs may be away before it fails."""
+    """`outage_sec`: how long what the work needs may be away before it fails.
+
+    `patience_sec`: how long a verb is waited for before it is answered as it stands.
+    """
 
     lease_sec: float
     outage_sec: float
+    patience_sec: float
+    page_size: int
 
 
 class Work:
@@ -97,8 +102,8 @@ class Work:
                 await self._sessions.release_work(self._tenant, self._lease)
             raise
         finally:
-            looking.cancel()
-            await asyncio.wait([looking])
+            self._lost = True
+            await _end(looking)
             await self._stage.leave()
 
     async def _next(self) -> Session | None:
@@ -189,8 +194,7 @@ class Work:
         finally:
             changed.cancel()
             if not doing.done():
-                doing.cancel()
-                await asyncio.wait([doing])
+                await _end(doing)
                 await self._stage.leave()  # nobody knows what it is in the middle of
         if not doing.cancelled():
             doing.result()
@@ -248,3 +252,10 @@ class Work:
                 raise _Failed("the gateway failed; its log says how") from error
             else:
                 return
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and again until it has ended: redis-py may forget a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_RETRY_SEC)

@@ -6,8 +6,7 @@ the database that has no session any more.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
+from time import monotonic
 from uuid import uuid4
 
 import structlog
@@ -15,9 +14,12 @@ import structlog
 from gateway.metrics import Metrics
 from gateway.playback.stage import Stage
 from gateway.playback.work import Work, WorkLimits
-from store.errors import StoreError, WorkLost
+from store.errors import StoreError, TargetUnavailable, WorkLost
+from store.log import EventLog
 from store.playback_db import PlaybackDatabase
+from store.server_time import ServerTime
 from store.session import Answer, Outcome, Sessions
+from store.state import States
 
 _LEFTOVERS_SEC = 30.0
 _HELD_SEC = 0.1
@@ -27,28 +29,49 @@ logger = structlog.get_logger(__name__)
 
 
 class Writer:
-    """`patience_sec`: how long a verb is waited for before it is answered as it stands."""
+    """The work of this gateway on one playback database, of all tenants."""
 
     def __init__(
         self,
-        sessions: Sessions,
         database: PlaybackDatabase,
-        make_stage: Callable[[str, int], Stage],
         *,
+        sessions: Sessions,
+        states: States,
+        log: EventLog,
+        time: ServerTime,
         limits: WorkLimits,
-        patience_sec: float,
         metrics: Metrics,
     ) -> None:
-        self._sessions = sessions
         self._database = database
-        self._make_stage = make_stage
+        self._sessions = sessions
+        self._states = states
+        self._log = log
+        self._time = time
         self._limits = limits
-        self._patience_sec = patience_sec
         self._metrics = metrics
         self._gateway = str(uuid4())
         self._asked: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._works: dict[str, Work] = {}
+
+    async def check(self) -> None:
+        """Raises StoreConfigurationError. A database that is away may be back when it is needed."""
+        try:
+            await self._database.check()
+        except TargetUnavailable as error:
+            logger.warning("playback_database_unavailable", error=str(error))
+
+    def _make_stage(self, tenant: str, token: int) -> Stage:
+        return Stage(
+            tenant,
+            token,
+            database=self._database,
+            states=self._states,
+            log=self._log,
+            time=self._time,
+            page_size=self._limits.page_size,
+            metrics=self._metrics,
+        )
 
     # -- verbs
 
@@ -58,9 +81,9 @@ class Writer:
         if outcome.answer is not Answer.OK or session is None or not session.working:
             return outcome
         self.wake(tenant)
-        deadline = time.monotonic() + self._patience_sec
+        deadline = monotonic() + self._limits.patience_sec
         pause, longest = _PATIENCE_SEC
-        while session.working and time.monotonic() < deadline:
+        while session.working and monotonic() < deadline:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, longest)
             found = await self._sessions.get(tenant)
@@ -105,10 +128,10 @@ class Writer:
             del self._tasks[tenant]
 
     async def _work(self, tenant: str) -> None:
-        deadline = time.monotonic() + self._patience_sec
+        deadline = monotonic() + self._limits.patience_sec
         while (taken := await self._sessions.take_work(tenant, self._gateway)) is None:
             session = await self._sessions.get(tenant)
-            if session is None or not session.working or time.monotonic() > deadline:
+            if session is None or not session.working or monotonic() > deadline:
                 return
             await asyncio.sleep(_HELD_SEC)  # another is at it, or has died at it
         lease, session = taken
@@ -130,15 +153,15 @@ class Writer:
 
     async def run(self) -> None:
         """Find what others have left, until cancelled."""
-        look_at = time.monotonic() + _LEFTOVERS_SEC
+        look_at = monotonic() + _LEFTOVERS_SEC
         while True:
             await asyncio.sleep(self._limits.lease_sec / 3)
             try:
                 for session in await self._sessions.active():
                     if session.clock.owned and (session.working or session.clock.playing):
                         self.wake(session.view.tenant_id)
-                if time.monotonic() >= look_at:
-                    look_at = time.monotonic() + _LEFTOVERS_SEC
+                if monotonic() >= look_at:
+                    look_at = monotonic() + _LEFTOVERS_SEC
                     await self._clean_up()
             except StoreError as error:
                 logger.warning("playback_not_looked_after", error=str(error))

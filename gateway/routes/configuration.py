@@ -2,10 +2,8 @@
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import msgspec
-from cronsim import CronSim, CronSimError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -15,11 +13,14 @@ from gateway.errors import ApiError
 from gateway.playback.tables import parse_tables
 from gateway.routes.request import parse_body, read_body
 from gateway.routes.tenancy import Tenancy
+from store.captured import read_captured
 from store.configuration import Configuration, SnapshotSettings
+from store.connection import Connection
+from store.cron import check_cron, next_due
 from store.event import rfc3339
+from store.server_time import ServerTime
 
 _LABEL = "Invalid Configuration Request"
-_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class _Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +35,9 @@ class _Tables(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationRoutes:
+    connection: Connection
     configuration: Configuration
+    server_time: ServerTime
     access: Access
     tenancy: Tenancy
     body_limit: int
@@ -50,7 +53,7 @@ class ConfigurationRoutes:
     async def show(self, request: Request) -> Response:
         user = await self.access.require_admin(request.headers)
         tenant = self.tenancy.of(request, user, None)
-        return _answer(await self.configuration.get(tenant), "Configuration")
+        return await self._answer(tenant, "Configuration")
 
     async def set_interval(self, request: Request) -> Response:
         body = parse_body(await read_body(request, self.body_limit), _Interval, _LABEL)
@@ -60,7 +63,7 @@ class ConfigurationRoutes:
         if expression:
             _check_cron(expression)
         await self.configuration.set_interval(tenant, expression)
-        return _answer(await self.configuration.get(tenant), "Snapshot interval set")
+        return await self._answer(tenant, "Snapshot interval set")
 
     async def set_tables(self, request: Request) -> Response:
         body = parse_body(await read_body(request, self.body_limit), _Tables, _LABEL)
@@ -71,15 +74,32 @@ class ConfigurationRoutes:
             named = ", ".join(f"'{entry[:100]}'" for entry in wrong)
             raise _invalid(f"list_tables must hold schema.table names, got: {named}")
         await self.configuration.set_tables(tenant, tables)
-        return _answer(await self.configuration.get(tenant), "Snapshot tables set")
+        return await self._answer(tenant, "Snapshot tables set")
+
+    async def _answer(self, tenant: str, message: str) -> Response:
+        settings = await self.configuration.get(tenant)
+        content = {
+            "data": {
+                "snapshot_interval": settings.snapshot_interval,
+                "list_tables": settings.list_tables,
+                "next_snapshot": await self._next_snapshot(tenant, settings),
+            },
+            "message": message,
+            "sent_at": rfc3339(int(time.time() * 1000)),
+        }
+        return Response(msgspec.json.encode(content), media_type="application/json")
+
+    async def _next_snapshot(self, tenant: str, settings: SnapshotSettings) -> str | None:
+        """None where nothing is captured, so that there is nothing to take a snapshot of."""
+        captured = await read_captured(self.connection, tenant)
+        due_ms = next_due(settings.snapshot_interval, int(self.server_time.now_ms()))
+        return rfc3339(due_ms) if captured.through and due_ms is not None else None
 
 
 def _check_cron(expression: str) -> None:
-    if len(expression.split()) != 5:
-        raise _invalid(f"snapshot_interval must have 5 cron fields, got: '{expression[:100]}'")
     try:
-        CronSim(expression, _EPOCH)
-    except CronSimError as error:
+        check_cron(expression)
+    except ValueError as error:
         raise _invalid(
             f"snapshot_interval is no cron expression: {error}. Got: '{expression[:100]}'"
         ) from error
@@ -87,17 +107,3 @@ def _check_cron(expression: str) -> None:
 
 def _invalid(message: str) -> ApiError:
     return ApiError(400, "INVALID_CONFIGURATION_REQUEST", _LABEL, message)
-
-
-def _answer(settings: SnapshotSettings, message: str) -> Response:
-    content = {
-        "data": {
-            "snapshot_interval": settings.snapshot_interval,
-            "list_tables": settings.list_tables,
-            # No database is captured by this version, so that no snapshot is due.
-            "next_snapshot": None,
-        },
-        "message": message,
-        "sent_at": rfc3339(int(time.time() * 1000)),
-    }
-    return Response(msgspec.json.encode(content), media_type="application/json")

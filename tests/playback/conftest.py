@@ -11,6 +11,7 @@ import pytest_asyncio
 from store.connection import Connection
 from tests.conftest import RunningGateway, Start
 from tests.playback.controls import Controls
+from tests.playback.stage import PAGE, RING, Stage, play_settings
 from tests.servers import Valkey
 
 SCHEMA = {
@@ -61,3 +62,22 @@ async def backend(valkey: Valkey) -> AsyncIterator[Connection]:
     await opened.open()
     yield opened
     await opened.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def theatre(start_gateway: Start) -> AsyncIterator[House]:
+    """Two gateways on which hours pass in seconds, and everything that has an edge is small."""
+    tenant = str(uuid4())
+    sections = play_settings(watch_endpoint={"replay_batch_size": PAGE, "ring_events": RING})
+    async with (
+        start_gateway(tenant=tenant, **sections) as first,
+        start_gateway(tenant=tenant, **sections) as second,
+    ):
+        yield House(first, second)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stage(theatre: House, tenant: str) -> AsyncIterator[Stage]:
+    stage = Stage(theatre.first, theatre.second, tenant)
+    yield stage
+    await stage.close()

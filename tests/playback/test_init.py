@@ -83,7 +83,7 @@ async def test_an_end_that_is_ahead_by_less_than_a_minute_is_cut_to_now(
         await controls.reset()
 
 
-@pytest.mark.parametrize("ahead_sec", [65, 86_400, 86_400 * 365 * 1000])
+@pytest.mark.parametrize("ahead_sec", [95, 86_400, 86_400 * 365 * 1000])
 async def test_an_end_that_is_further_ahead_is_refused(
     controls: Controls, ahead_sec: float
 ) -> None:
@@ -94,7 +94,7 @@ async def test_an_end_that_is_further_ahead_is_refused(
 
 
 async def test_a_start_in_the_future_is_refused(controls: Controls) -> None:
-    for start, end in ((from_now(30), None), (from_now(10), from_now(20)), (from_now(9999), None)):
+    for start, end in ((from_now(45), None), (from_now(40), from_now(50)), (from_now(9999), None)):
         refused(await controls.init(start, end), 400, INVALID)
 
 

@@ -15,7 +15,8 @@ from tests.playback.controls import done, refused
 from tests.playback.processes import Site, open_site
 from tests.servers import Valkey
 
-LEASE_SEC = 0.3
+# Who is awake must be able to renew in time, however busy the machine is.
+LEASE_SEC = 1.0
 BODY = {"event_type": "reading", "identifier": {}, "from_id": "1"}
 
 
@@ -42,7 +43,7 @@ async def take(sessions: Sessions, tenant: str, owner: str) -> Lease:
 
 async def expire(server: Connection, tenant: str) -> None:
     key = f"ph:{{{tenant}}}:lease"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await server.execute("EXISTS", key):
             pass
 
@@ -189,7 +190,7 @@ class Rounds:
         assert await self.held() == lease
 
     async def _until_free(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.held() is not None:
                 pass
 
@@ -221,10 +222,11 @@ async def run_rounds(directory: Path, count: int) -> None:
 
 
 async def test_a_gateway_that_slept_past_its_lease_has_no_say_when_it_wakes(tmp_path: Path) -> None:
-    await run_rounds(tmp_path, 4)
+    await run_rounds(tmp_path, 3)
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(7200)
 async def test_nobody_has_a_say_after_its_lease_in_500_rounds(tmp_path: Path) -> None:
     await run_rounds(tmp_path, 500)
 

@@ -62,6 +62,25 @@ async def read_all(merging: Merge) -> list[Batch]:
     return batches
 
 
+async def read_until_lost(merging: Merge) -> list[Batch]:
+    """What was read ahead is given before it is told that the server is away."""
+    batches: list[Batch] = []
+    with suppress(StoreUnavailable):
+        while (batch := await merging.read()) is not None:
+            batches.append(batch)
+        pytest.fail("all was read: nothing was proved")
+    return batches
+
+
+async def read_on(merging: Merge) -> Batch:
+    """The next batch, from a server that is back: pages asked for before are lost once more."""
+    while True:
+        with suppress(StoreUnavailable):
+            batch = await merging.read()
+            assert batch is not None
+            return batch
+
+
 def items_of(batches: Sequence[Batch]) -> list[Item]:
     return [item for batch in batches for item in batch.items]
 
@@ -258,23 +277,14 @@ async def test_reading_goes_on_after_the_server_was_killed(tmp_path: Path) -> No
         log = EventLog(connection, idempotency_window_ms=1000)
         places = await record(log, tenant, range(1, 21), range(1, 21), range(5, 25))
         merging = merge(log, tenant, 3, START, page_size=2)
-        found = []
+        found: list[Batch] = []
         for _ in range(3):
-            batch = await merging.read()
-            assert batch is not None
-            found.append(batch)
+            found.append(await read_on(merging))
             own_valkey.kill()
-            with pytest.raises(StoreUnavailable):  # noqa: PT012 - read until it is noticed
-                # What was read ahead is given first.
-                while (batch := await merging.read()) is not None:
-                    found.append(batch)
+            found += await read_until_lost(merging)
             await asyncio.to_thread(own_valkey.start)
-        ended = False
-        while not ended:
-            with suppress(StoreUnavailable):  # of a read ahead that was under way at the kill
-                batch = await merging.read()
-                ended = batch is None
-                found += [] if batch is None else [batch]
+        found.append(await read_on(merging))
+        found += await read_all(merging)
         assert [item.place for item in items_of(found)] == places
     finally:
         await connection.close()

@@ -95,7 +95,7 @@ class Faults:
             asyncio.create_task(self._send(verb, tenant, session))
             for tenant, session in zip(tenants, sessions, strict=True)
         ]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.answered < moment_of_fault:
                 await asyncio.sleep(0)
         if fault == "gateway":
@@ -143,7 +143,7 @@ class Faults:
 
     async def _current(self, way: Controls) -> Any:
         """The session, as soon as the gateway has its server again."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 answer = await way.send("GET", "/v1/replay/current-session")
                 if answer.status_code != 503:
@@ -161,7 +161,7 @@ class Faults:
         return told
 
     async def _ask(self, *command: str | int) -> Any:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     return await self.backend.execute(*command)

@@ -89,6 +89,12 @@ async def test_objects_are_listed_and_removed(objects: Objects) -> None:
     assert await objects.folders("nobody") == []
 
 
+async def test_a_place_with_nothing_in_it_is_empty(objects: Objects) -> None:
+    assert await objects.is_empty()
+    await objects.put_bytes("t/1/a", b"")
+    assert not await objects.is_empty()
+
+
 async def test_a_folder_beside_the_process_may_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

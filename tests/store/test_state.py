@@ -8,7 +8,7 @@ import pytest
 
 from store.captured import changes
 from store.connection import Connection
-from store.errors import Behind, CorruptFile, OutOfRange
+from store.errors import Behind, CorruptFile, ObjectsUnavailable, OutOfRange
 from store.event import Position, Retention
 from store.log import EventLog
 from store.objects import Objects
@@ -316,6 +316,16 @@ async def test_a_damaged_snapshot_is_never_used_the_one_before_is(desk: Desk, da
     assert list(await desk.index.broken(desk.tenant)) == [newer.id]
     assert await desk.rows(T0 + 25) == cars(_1="A")
     assert desk.broken == ["one"], "told once"
+
+
+async def test_a_place_where_all_is_gone_is_away_and_no_snapshot_is_given_up(desk: Desk) -> None:
+    await desk.keep(T0, {1: "a"})
+    await desk.recording.reach(T0)
+    elsewhere = desk.folder.rename(desk.folder.parent / "unmounted")
+    with pytest.raises(ObjectsUnavailable, match="there is nothing at"):
+        await desk.rows(T0)
+    elsewhere.rename(desk.folder)
+    assert await desk.rows(T0) == cars(_1="a")
 
 
 async def test_damage_that_shows_while_a_state_is_sent_is_an_error_and_remembered(

@@ -1,0 +1,28 @@
+"""When a cron expression is due next. Pure; all times are ms since 1970, UTC."""
+
+from datetime import UTC, datetime
+
+from cronsim import CronSim, CronSimError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def check_cron(expression: str) -> None:
+    """Raises ValueError with what is wrong with a 5-field expression."""
+    if len(expression.split()) != 5:
+        raise ValueError("it must have 5 cron fields")
+    try:
+        CronSim(expression, _EPOCH)
+    except CronSimError as error:
+        raise ValueError(str(error)) from error
+
+
+def next_due(expression: str, after_ms: int) -> int | None:
+    """The first time after this one; None for '' (never) and for a day that never comes."""
+    if not expression:
+        return None
+    after = datetime.fromtimestamp(after_ms // 1000, UTC)
+    try:
+        return round(next(CronSim(expression, after)).timestamp() * 1000)
+    except StopIteration:
+        return None

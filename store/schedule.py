@@ -1,0 +1,122 @@
+"""Snapshots of one source when they are due. At home in the process that captures the source.
+
+The first of all, and the first after changes were lost, is taken at once and of everybody; from
+then on each tenant has its own times (cron, UTC), which may be changed at any moment. One that
+fails is told, counted and tried again; what was missed while nobody ran is made up for once.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from store.captured import read_breaks, read_tenants
+from store.configuration import Configuration
+from store.connection import Connection
+from store.cron import next_due
+from store.errors import StoreError, StoreUnavailable
+from store.snapshot import SnapshotTaker
+from store.snapshot_index import SnapshotIndex
+
+_POLL_SEC = 1.0
+_RETRY_SEC = (5.0, 300.0)
+
+logger = structlog.get_logger(__name__)
+
+
+class SnapshotSchedule:
+    """`on_taken` and `on_failure` are called after every attempt, the first with its duration in s."""
+
+    def __init__(
+        self,
+        taker: SnapshotTaker,
+        connection: Connection,
+        *,
+        now_ms: Callable[[], float],
+        on_taken: Callable[[float], None] = lambda seconds: None,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._taker = taker
+        self._connection = connection
+        self._configuration = Configuration(connection)
+        self._index = SnapshotIndex(connection)
+        self._now_ms = now_ms
+        self._on_taken = on_taken
+        self._on_failure = on_failure
+        self._requested = ""
+        self._wake = asyncio.Event()
+        # When each tenant's last one was begun, whatever came of it.
+        self._tried_ms: dict[str, int] = {}
+
+    def request(self, reason: str) -> None:
+        """Everybody's state has to be recorded anew, as soon as can be."""
+        self._requested = reason
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        delay = _RETRY_SEC[0]
+        while True:
+            try:
+                await self._take_due()
+                delay, pause = _RETRY_SEC[0], _POLL_SEC
+            except StoreUnavailable as error:
+                logger.warning("snapshots_delayed", source=self._taker.source, error=str(error))
+                pause = _RETRY_SEC[0]
+            except StoreError as error:
+                logger.error("snapshot_failed", source=self._taker.source, error=str(error))
+                self._on_failure()
+                delay, pause = min(2 * delay, _RETRY_SEC[1]), delay
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+
+    async def _take_due(self) -> None:
+        found = await read_tenants(self._connection, self._taker.source)
+        # Of one that has all the rows nothing may have changed yet.
+        tenants = found if self._taker.tenant is None else [self._taker.tenant]
+        if self._requested or await self._needs_everybody(tenants):
+            reason, self._requested = self._requested, ""
+            try:
+                await self._take(tenants, everybody=True)
+            except BaseException:
+                self._requested = reason or "the last attempt failed"
+                raise
+            return
+        due = [tenant for tenant in tenants if await self._is_due(tenant)]
+        if due:
+            await self._take(due, everybody=False)
+
+    async def _take(self, tenants: list[str], *, everybody: bool) -> None:
+        started_ms = self._now_ms()
+        for tenant in tenants:
+            self._tried_ms[tenant] = int(started_ms)
+        await self._taker.take(tenants, everybody=everybody)
+        self._on_taken((self._now_ms() - started_ms) / 1000)
+
+    async def _needs_everybody(self, tenants: list[str]) -> bool:
+        """Nothing was recorded yet, or not since changes were lost."""
+        runs = await self._index.runs(self._taker.source)
+        if not runs:
+            return True
+        for tenant in tenants:
+            breaks = await read_breaks(self._connection, tenant)
+            if breaks and breaks[-1].ms >= runs[-1].at_ms:
+                return True
+        return False
+
+    async def _is_due(self, tenant: str) -> bool:
+        expression = (await self._configuration.get(tenant)).snapshot_interval
+        after_ms = self._tried_ms.get(tenant)
+        if after_ms is None:
+            own = [
+                each.at_ms
+                for each in await self._index.all(tenant)
+                if each.source == self._taker.source
+            ]
+            after_ms = max(own, default=int(self._now_ms()))
+            self._tried_ms[tenant] = after_ms
+        due_ms = next_due(expression, after_ms)
+        return due_ms is not None and due_ms <= self._now_ms()
