@@ -55,8 +55,6 @@ async def translated() -> AsyncIterator[None]:
         if state == FENCED:
             raise TargetError(text) from error
         raise TargetError(f"the playback database refused: {text}") from error
-    except asyncpg.ClientConfigurationError as error:
-        raise TargetError(f"its address cannot be used: {error}") from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
         text = str(error) or type(error).__name__
         raise TargetUnavailable(f"the playback database does not answer: {text}") from error
@@ -68,9 +66,11 @@ async def connect(dsn: str, name: str, *, slots: CaptureSlots, idle_sec: float) 
     What it leaves in mid-transaction for `idle_sec` is undone by the server: a gateway that sleeps
     must not keep rows locked for longer than its lease. To be called inside of `translated`.
     """
-    connection = await asyncpg.connect(
-        dsn, timeout=_CONNECT_SEC, server_settings=_SETTINGS | {"application_name": name}
-    )
+    settings = _SETTINGS | {"application_name": name}
+    try:
+        connection = await asyncpg.connect(dsn, timeout=_CONNECT_SEC, server_settings=settings)
+    except ValueError as error:  # asyncpg's ClientConfigurationError is one, too
+        raise TargetError(f"its address cannot be used: {error}") from error
     try:
         idle_ms = max(1, int(idle_sec * 1000))
         await connection.execute(f"SET idle_in_transaction_session_timeout = {idle_ms}")

@@ -173,7 +173,8 @@ class Recording:
 
 
 async def connect(dsn: str) -> Any:
-    return await asyncpg.connect(dsn, server_settings=SESSION_SETTINGS)
+    settings = SESSION_SETTINGS | {"search_path": "public"}
+    return await asyncpg.connect(dsn, server_settings=settings)
 
 
 async def create_tables(dsn: str) -> None:
