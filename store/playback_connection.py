@@ -55,7 +55,8 @@ async def translated() -> AsyncIterator[None]:
         if state == FENCED:
             raise TargetError(text) from error
         raise TargetError(f"the playback database refused: {text}") from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+    # The last is what asyncpg meets when a server that ends says so unasked.
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         text = str(error) or type(error).__name__
         raise TargetUnavailable(f"the playback database does not answer: {text}") from error
 

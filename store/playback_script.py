@@ -56,12 +56,19 @@ class Batch:
 class Script:
     """What is to be carried out on one connection; `prepared` has the statements it knows by now.
 
+    The first change of a table that was not part of the state before finds it empty.
+
     Transactions of several sources that lie in each other in the log are carried out as one.
     """
 
     def __init__(
-        self, tables: Mapping[str, TargetTable], scope: Scope, prepared: dict[str, bytes]
+        self,
+        tenant: str,
+        tables: Mapping[str, TargetTable],
+        scope: Scope,
+        prepared: dict[str, bytes],
     ) -> None:
+        self._tenant = tenant.encode()
         self._tables = tables
         self._scope = scope
         self._known = set(scope.tables)
@@ -121,6 +128,7 @@ class Script:
             # Who cleans up has to know of it.
             self._begin()
             self._text.append(b"EXECUTE ph_claim(%b);" % _literal(name.encode()))
+            self._execute(table.clear_first, "uuid", [self._tenant])
             self._known.add(name)
             self._claimed.add(name)
         return table

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from store.errors import TargetError
-from store.pgtypes import Column, Kind, quote_identifier, select_list
+from store.pgtypes import Column, Kind, quote_identifier, quote_literal, select_list
 
 _DATABASE = "the playback database"
 
@@ -72,6 +72,14 @@ class TargetTable:
     @property
     def clear(self) -> str:
         return f"TRUNCATE {self.sql_name}" if self.truncatable else f"DELETE FROM {self.sql_name}"
+
+    @property
+    def clear_first(self) -> str:
+        """What was there before any session of any other tenant (all but `$1`) used it."""
+        return (
+            f"DELETE FROM {self.sql_name} WHERE NOT EXISTS (SELECT FROM playhead.progress p "
+            f"WHERE p.tenant <> $1 AND {quote_literal(self.name)} = ANY (p.tables))"
+        )
 
     def insert(self, columns: Collection[str]) -> str:
         """Rows that have these columns; others of the table take their defaults."""

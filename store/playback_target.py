@@ -57,7 +57,7 @@ class Target:
 
     def script(self) -> Script:
         """For what comes next; one at a time, and all of it is to be applied."""
-        return Script(self._tables, self._scope, self._prepared)
+        return Script(self._tenant, self._tables, self._scope, self._prepared)
 
     async def apply(self, batch: Batch) -> None:
         """Carry out a batch of this target's script: its transactions one by one, or some of them."""

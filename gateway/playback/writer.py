@@ -6,6 +6,7 @@ the database that has no session any more.
 """
 
 import asyncio
+from collections.abc import Mapping
 from time import monotonic
 from uuid import uuid4
 
@@ -53,6 +54,7 @@ class Writer:
         self._asked: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._works: dict[str, Work] = {}
+        self._clean_at = monotonic() + _LEFTOVERS_SEC
 
     async def check(self) -> None:
         """Raises StoreConfigurationError. A database that is away may be back when it is needed."""
@@ -98,7 +100,8 @@ class Writer:
         outcome = await self.wait(tenant, await self._sessions.reset(tenant, force=False))
         session = outcome.session
         if session is not None and session.view.status != "DB_END_OK":
-            return await self._sessions.reset(tenant)
+            outcome = await self._sessions.reset(tenant)
+            self._clean_at = 0.0
         return outcome
 
     def wake(self, tenant: str) -> None:
@@ -153,18 +156,33 @@ class Writer:
 
     async def run(self) -> None:
         """Find what others have left, until cancelled."""
-        look_at = monotonic() + _LEFTOVERS_SEC
+        seen: dict[str, int] = {}
         while True:
             await asyncio.sleep(self._limits.lease_sec / 3)
             try:
-                for session in await self._sessions.active():
-                    if session.clock.owned and (session.working or session.clock.playing):
-                        self.wake(session.view.tenant_id)
-                if monotonic() >= look_at:
-                    look_at = monotonic() + _LEFTOVERS_SEC
+                seen = await self._look(seen)
+                if monotonic() >= self._clean_at:
+                    self._clean_at = monotonic() + _LEFTOVERS_SEC
                     await self._clean_up()
+            except TargetUnavailable:
+                self._clean_at = 0.0  # nobody may want it now: no complaint
             except StoreError as error:
                 logger.warning("playback_not_looked_after", error=str(error))
+
+    async def _look(self, seen: Mapping[str, int]) -> dict[str, int]:
+        """The revisions of the sessions with work; those as they were seen before are waited for.
+
+        What has just been asked for is left to the gateway that was asked.
+        """
+        found = {
+            session.view.tenant_id: session.clock.revision
+            for session in await self._sessions.active()
+            if session.clock.owned and (session.working or session.clock.playing)
+        }
+        for tenant, revision in found.items():
+            if seen.get(tenant) == revision:
+                self.wake(tenant)
+        return found
 
     async def _clean_up(self) -> None:
         """Remove the rows of sessions that are no more: their lock was freed before they could be."""

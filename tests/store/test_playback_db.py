@@ -180,10 +180,11 @@ async def test_columns_whose_values_are_not_known_stay_as_they_are(
     database: str, inside: Any, tenant: str
 ) -> None:
     await make_item(inside)
+    target = await open_database(database).hold(tenant, 1)
+    await apply(target, change("t", None))
     await inside.execute(
         "INSERT INTO item VALUES (1, 'kept', 'a'), (2, 'kept', 'a'), (3, 'x', 'a')"
     )
-    target = await open_database(database).hold(tenant, 1)
     missing = {"unchanged": ("text",), "last": False}
     await apply(
         target,
@@ -258,9 +259,10 @@ async def test_of_equal_rows_without_a_key_as_many_go_as_went(
     database: str, inside: Any, tenant: str
 ) -> None:
     await inside.execute("CREATE TABLE item (a integer, b numeric)")
+    target = await open_database(database).hold(tenant, 1)
+    await apply(target, change("t", None))
     await inside.execute("INSERT INTO item SELECT 1, 1.0 FROM generate_series(1, 4)")
     await inside.execute("INSERT INTO item VALUES (1, 1.00), (2, NULL)")
-    target = await open_database(database).hold(tenant, 1)
     row, other, nothing = b'{"a":1,"b":1.0}', b'{"a":3,"b":1}', b'{"a":2,"b":null}'
     await apply(
         target,
