@@ -7,6 +7,7 @@ the database that has no session any more.
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from time import monotonic
 from uuid import uuid4
 
@@ -54,7 +55,8 @@ class Writer:
         self._asked: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._works: dict[str, Work] = {}
-        self._clean_at = monotonic() + _LEFTOVERS_SEC
+        # A lock was freed though rows are left.
+        self._untidy = asyncio.Event()
 
     async def check(self) -> None:
         """Raises StoreConfigurationError. A database that is away may be back when it is needed."""
@@ -101,7 +103,7 @@ class Writer:
         session = outcome.session
         if session is not None and session.view.status != "DB_END_OK":
             outcome = await self._sessions.reset(tenant)
-            self._clean_at = 0.0
+            self._untidy.set()
         return outcome
 
     def wake(self, tenant: str) -> None:
@@ -156,18 +158,32 @@ class Writer:
 
     async def run(self) -> None:
         """Find what others have left, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._take_over())
+            group.create_task(self._tidy())
+
+    async def _take_over(self) -> None:
         seen: dict[str, int] = {}
         while True:
             await asyncio.sleep(self._limits.lease_sec / 3)
             try:
                 seen = await self._look(seen)
-                if monotonic() >= self._clean_at:
-                    self._clean_at = monotonic() + _LEFTOVERS_SEC
-                    await self._clean_up()
-            except TargetUnavailable:
-                self._clean_at = 0.0  # nobody may want it now: no complaint
             except StoreError as error:
                 logger.warning("playback_not_looked_after", error=str(error))
+
+    async def _tidy(self) -> None:
+        pause = _LEFTOVERS_SEC
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._untidy.wait()
+            self._untidy.clear()
+            try:
+                await self._clean_up()
+                pause = _LEFTOVERS_SEC
+            except StoreError as error:
+                logger.warning("playback_leftovers_remain", error=str(error))
+                pause = self._limits.lease_sec
 
     async def _look(self, seen: Mapping[str, int]) -> dict[str, int]:
         """The revisions of the sessions with work; those as they were seen before are waited for.
