@@ -19,9 +19,10 @@ _NOTHING = Scope(frozenset(), frozenset(), None)
 
 
 class Progress(NamedTuple):
-    """What a tenant's tables hold: of this session and run, everything up to a place.
+    """What a tenant's tables hold: of this session and run, everything up to a place in the log.
 
-    With sequence 0: all of that time. No session: nothing.
+    Its sequence is that of the last change carried out or part of the state restored; 0 when the log
+    had none before. No session: nothing.
     """
 
     session: str
@@ -76,12 +77,14 @@ class Target:
         """
         progress = self.progress._replace(run=run)
         if through_ms is not None and through_ms >= progress.ms:
-            progress = progress._replace(ms=through_ms, sequence=0)
+            progress = progress._replace(ms=through_ms)
         async with translated(), self._connection.transaction():
             await self._keep(progress, self._scope)
 
-    async def restore(self, session: str, run: int, state: State, state_of: StateOf) -> None:
-        """Have exactly the rows of a state, in one transaction."""
+    async def restore(
+        self, session: str, run: int, state: State, sequence: int, state_of: StateOf
+    ) -> None:
+        """Have exactly the rows of a state, in one transaction; it ends with this change of the log."""
         names = frozenset(state.tables)
         tables = find_tables(self._tables, names)
         scope = Scope(names, state.excluded, state.sources)
@@ -92,7 +95,7 @@ class Target:
                 await self._keep(self.progress, claimed)
             async with self._connection.transaction():
                 await self._clear(claimed.tables, state_of)
-                await self._keep(Progress(session, run, state.at_ms, 0), scope)
+                await self._keep(Progress(session, run, state.at_ms, sequence), scope)
                 async for name, lines in state.blocks():
                     await self._insert(tables[name], lines)
 

@@ -11,7 +11,7 @@ from gateway.playback.ahead import ReadAhead
 from gateway.playback.clock import due_ms, played_through_ms
 from gateway.playback.range import CHANGE
 from store.errors import TargetError
-from store.event import Position, rfc3339
+from store.event import Position, StreamKey, rfc3339
 from store.fold import read_change
 from store.log import EventLog
 from store.merge import Item, Merge, Place
@@ -101,9 +101,14 @@ class Stage:
         await self._restore(target, session)
 
     async def _restore(self, target: Target, session: Session) -> None:
-        clock = session.clock
-        state = await self._states.open(self._tenant, clock.run_start_ms - 1)
-        await target.restore(session.view.id, clock.run, state, self._state_of)
+        clock, stream = session.clock, StreamKey(self._tenant, CHANGE)
+        at_ms = clock.run_start_ms - 1
+        # Before the state is read: what a trim takes from here on is missed when it comes to it.
+        head = await self._log.head(stream)
+        state = await self._states.open(self._tenant, at_ms)
+        last = await self._log.at_time(stream, at_ms)
+        sequence = head.floor if last is None else last.sequence
+        await target.restore(session.view.id, clock.run, state, sequence, self._state_of)
 
     async def require(self, session: Session) -> None:
         """That everything is there that this run of the session has left there."""

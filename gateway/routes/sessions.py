@@ -294,6 +294,8 @@ def _invalid(message: str) -> ApiError:
 
 
 def _answer(session: Session | None, message: str, *, status: int = 200) -> Response:
+    if session is not None and session.working:
+        message = f"{message.partition(' ')[0]} session is at work; ask current-session how it goes"
     content = {
         "data": None if session is None else session.session,
         "message": message,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from store.connection import Connection
+from store.event import Retention, StreamKey
 from store.log import EventLog
 from tests.conftest import RunningGateway, Start
 from tests.event_stream import OpenStream, get, open_stream
@@ -244,3 +245,42 @@ async def test_verbs_while_a_step_is_under_way_are_told_so_but_end_and_reset_com
     assert done(await ended)["status"] == "DB_END_OK"
     assert (await initialising)["status"] in {"DB_END_OK", "MSG_END_IN_PROGRESS"}
     assert await scene.controls.current() is None
+
+
+async def test_changes_that_retention_removes_before_they_are_played_end_play(
+    scene: Scene, log: EventLog, tenant: str
+) -> None:
+    session = await scene.begin()
+    done(await scene.controls.seek(session["id"], text_of(scene.recording.begin_ms + 3000)))
+    await log.trim(StreamKey(tenant, "change"), Retention(max_count=1))
+    done(await scene.controls.start(session["id"], 1))
+    failed = await scene.controls.current()
+    async with asyncio.timeout(30):
+        while not failed["status"].endswith("_KO"):
+            failed = await scene.controls.current()
+    assert "are no longer kept" in failed["error"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+async def test_at_a_hundred_random_pauses_the_tables_hold_what_the_source_held(
+    scene: Scene,
+) -> None:
+    controls, recording = scene.controls, scene.recording
+    session = await scene.begin()
+    pick = random.Random(11)
+    compared = 0
+    for _ in range(100):
+        if pick.random() < 0.3:
+            target = text_of(pick.randint(recording.begin_ms, recording.now_ms))
+            done(await controls.seek(session["id"], target))
+        started = await controls.start(session["id"], pick.choice([0.5, 1, 3, 10, 40, 100]))
+        if done(started)["status"] == "MSG_START_OK":
+            await asyncio.sleep(pick.uniform(0, 0.3))
+            stopped = done(await controls.stop(session["id"]))
+        else:
+            stopped = done(started)  # it was at its end
+        rows = await scene.rows()
+        assert rows == scene.expected(stopped), stopped
+        compared += sum(map(len, rows.values()))
+    print(f"100 pauses, {compared} rows compared, no difference")

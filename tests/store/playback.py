@@ -35,7 +35,7 @@ class Player:
 
     async def restore(self, ms: int, run: int = 1) -> None:
         state = await self.states.open(self.tenant, ms)
-        await self.target.restore("session", run, state, self.state_of)
+        await self.target.restore("session", run, state, 0, self.state_of)
 
     async def play(self, events: list[tuple[Change, Position]], batch: int) -> None:
         script = self.target.script()
