@@ -1,7 +1,7 @@
 """The only wiring: opens the services from the settings, routes, middleware, drain."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -228,12 +228,14 @@ class Gateway:
             sessions=self.sessions,
             ranges=Ranges(
                 self.log,
+                self.states,
                 catalog,
                 default_ms=playback.default_range_sec * 1000,
                 longest_ms=playback.longest_range_sec * 1000,
             ),
             players=self.players,
             writer=self.writer,
+            states=self.states,
             streams=self.streams,
             access=self.access,
             tenancy=tenancy,
@@ -365,7 +367,7 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
             stack.push_async_callback(gateway.writer.close)
             works.append(("playback writer", gateway.writer.run))
         tasks = [gateway.spawn(name, work()) for name, work in works]
-        stack.callback(lambda: [task.cancel() for task in tasks])
+        stack.push_async_callback(_end, tasks)
         yield gateway
 
 
@@ -374,6 +376,13 @@ def open_objects(settings: Settings) -> Objects:
     kept = settings.snapshots
     access = S3Access(kept.endpoint, kept.region, kept.access_key_id, kept.secret_access_key)
     return Objects(kept.url, access)
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Before the connection closes: one that still ran would open it again."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def _access(settings: Settings, metrics: Metrics) -> Authenticator | OpenAccess:

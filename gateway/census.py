@@ -57,7 +57,8 @@ class Streams:
         while True:
             await asyncio.sleep(TICK_SEC)
             now = time.monotonic()
-            passed, before = now - before, now
+            # While this process itself stood still no client can be blamed for it.
+            passed, before = min(now - before, 2 * TICK_SEC), now
             self._tick += 1
             for stream in list(self._slots[self._tick % len(self._slots)]):
                 stream.beat()

@@ -1,4 +1,4 @@
-"""The `playhead` command: serve | publish | watch | replay | check."""
+"""The `playhead` command: serve | publish | watch | replay | play | sessions | check."""
 
 import os
 import sys
@@ -17,9 +17,14 @@ from rich.table import Table
 from gateway import logs
 from gateway import settings as configuration
 from gateway.arguments import UsageError, build_notification, build_params
-from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError, Operation
-from gateway.following import Following
+from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError
+from gateway.following import Following, Operation
 from gateway.ndjson import read_batches
+from gateway.remote.bar import Bar
+from gateway.remote.controls import Controls
+from gateway.remote.listing import show_sessions
+from gateway.remote.play import Wanted
+from gateway.remote.play import play as play_session
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import SchemaError
 from gateway.serve import serve as serve_gateway
@@ -37,6 +42,8 @@ app = typer.Typer(
 )
 
 _PIPE_COLUMNS = 240
+# A session's stream tells the time each second.
+PLAY_SILENCE_SEC = 15.0
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Configuration file (YAML); PLAYHEAD_CONFIG.")
@@ -245,6 +252,50 @@ def replay(
         params = build_params(event_type, limits, identifier or [], where or [])
         with Client(url, say=say, tenant=tenant, token=token, silence_sec=silence) as client:
             _print_events(client, "replay", params, json)
+
+
+@app.command()
+def play(
+    *,
+    start: Annotated[str, typer.Option("--from", help="Start of the range: RFC 3339.")],
+    end: Annotated[
+        str | None, typer.Option("--to", help="End of the range; none takes the gateway's length.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="How many times as fast as it happened.")] = 1,
+    event_type: Annotated[
+        list[str] | None,
+        typer.Option(help="Only events of this type; none plays all. May be given again."),
+    ] = None,
+    json: JsonOption = False,
+    silence: SilenceOption = PLAY_SILENCE_SEC,
+    url: UrlOption = DEFAULT_URL,
+    tenant: TenantOption = None,
+    token: TokenOption = None,
+) -> None:
+    """Play the past at a speed, in a session of one's own; space, arrows and + - steer, q quits."""
+    bar = Bar()
+    with (
+        _reporting(),
+        Client(url, say=bar.say, tenant=tenant, token=token, silence_sec=silence) as client,
+    ):
+        wanted = Wanted(start, end, speed, event_type or [])
+        status = play_session(client, wanted, bar, str if json else describe_event)
+    raise typer.Exit(status)
+
+
+@app.command()
+def sessions(
+    *,
+    url: UrlOption = DEFAULT_URL,
+    tenant: Annotated[
+        str | None, typer.Option(help="Only this tenant's; that of all is for administrators.")
+    ] = None,
+    token: TokenOption = None,
+) -> None:
+    """List the active sessions: a table, or into a file or a pipe as JSON, one a line."""
+    with _reporting(), Client(url, say=say, tenant=tenant, token=token) as client:
+        controls = Controls(client)
+        show_sessions(controls.active() if tenant is None else controls.current())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 from uuid import uuid4
 
 import httpx
@@ -24,6 +24,8 @@ PATIENCE_SEC = 300.0
 FIRST_PAUSE_SEC = 0.5
 
 _CONNECT_SEC = 10.0
+# A session's verb is one step of the server's: somebody waits for its answer at a key.
+_CALL_SEC = 10.0
 _LONGEST_PAUSE_SEC = 30.0
 _LONGEST_RETRY_AFTER_SEC = 300.0
 # RFC 9110 §15.6, RFC 6585 §4: the next answer may be another one.
@@ -31,7 +33,6 @@ PASSING = (429, 502, 503, 504)
 _NOBODY_THERE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
 _BROKEN_REQUEST = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)
 
-Operation = Literal["watch", "replay"]
 Say = Callable[[str], None]
 
 _Answer = TypeVar("_Answer")
@@ -47,6 +48,15 @@ class Refused:
 
     index: int
     sentence: str
+
+
+class CallRefused(ClientError):
+    """The gateway answered that it does not do that; `passing`: it may do it in a while."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        super().__init__(describe_refusal(answer))
+        self.status = answer.status_code
+        self.passing = answer.status_code in PASSING
 
 
 class _Refusal(msgspec.Struct, frozen=True):
@@ -140,15 +150,31 @@ class Client:
             if result.status != "success"
         ]
 
+    def call(
+        self, method: str, path: str, decode: Callable[[bytes], _Answer], body: bytes | None = None
+    ) -> _Answer:
+        """Ask once. Raises CallRefused and httpx.RequestError."""
+        answer = self._http.request(
+            method,
+            path,
+            content=body,
+            headers=None if body is None else {"Content-Type": "application/json"},
+            timeout=_CALL_SEC,
+        )
+        self.on_answer()
+        if not answer.is_success:
+            raise CallRefused(answer)
+        return self._decode(answer, decode)
+
     def open_stream(
-        self, operation: Operation, params: Sequence[tuple[str, str]], last_event_id: str
+        self, path: str, params: Sequence[tuple[str, str]], last_event_id: str
     ) -> AbstractContextManager[httpx.Response]:
         """The answer before its body is read; `params` are those of the GET forms."""
         headers = {"Accept": "text/event-stream"}
         if last_event_id:
             headers["Last-Event-ID"] = last_event_id
         return self._http.stream(
-            "GET", f"api/v1/{operation}", params=httpx.QueryParams(list(params)), headers=headers
+            "GET", path, params=httpx.QueryParams(list(params)), headers=headers
         )
 
     def pauses(self) -> "Pauses":
@@ -191,6 +217,9 @@ class Client:
     def _read(self, answer: httpx.Response, decode: Callable[[bytes], _Answer]) -> _Answer:
         if answer.status_code != 200:
             raise ClientError(describe_refusal(answer))
+        return self._decode(answer, decode)
+
+    def _decode(self, answer: httpx.Response, decode: Callable[[bytes], _Answer]) -> _Answer:
         try:
             return decode(answer.content)
         except msgspec.DecodeError as error:

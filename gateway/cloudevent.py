@@ -26,12 +26,15 @@ class Renderer:
         """What follows the sequence in every event of this type."""
         return self._parts(event_type)[1]
 
+    def before_id(self, event_type: str) -> bytes:
+        """What stands between the data and the sequence in every event of this type."""
+        return self._parts(event_type)[0]
+
     def draft(self, publication: Publication, idempotency_key: str | None) -> Draft:
-        before_id = self._parts(publication.event_type)[0]
         head = b'{"data":{"identifier":%b,"payload":%b}%b' % (
             publication.identifier,
             publication.payload,
-            before_id,
+            self.before_id(publication.event_type),
         )
         idempotency = None
         if idempotency_key is not None:

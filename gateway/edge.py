@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import ApiError
+from gateway.errors import ApiError, unavailable
 from gateway.metrics import UNMATCHED, Metrics
-from gateway.routes.request import parse_tenant, unavailable
+from gateway.tenant import parse_tenant
 
 logger = structlog.get_logger(__name__)
 

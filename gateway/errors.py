@@ -8,6 +8,8 @@ Shape (Aviso wire contract §4): ``code``, ``error``, ``message``, ``details``, 
 
 from collections.abc import Mapping, Sequence
 
+RETRY_AFTER_SEC = 1
+
 
 class ApiError(Exception):
     """A request that is answered with an error.
@@ -54,3 +56,25 @@ class ApiError(Exception):
         if not self.omit_details:
             fields["details"] = self.details
         return dict(sorted(fields.items()))
+
+
+def unavailable() -> ApiError:
+    """The answer while the log's server is away. Where it is and why is for the server's log."""
+    return ApiError(
+        503,
+        "BACKEND_UNAVAILABLE",
+        "Backend Unavailable",
+        "The event log is not available now; try again",
+        headers={"Retry-After": str(RETRY_AFTER_SEC)},
+    )
+
+
+def shutting_down() -> ApiError:
+    """The answer to who wants a new stream while the open ones are being closed."""
+    return ApiError(
+        503,
+        "SHUTTING_DOWN",
+        "Shutting Down",
+        "Server is shutting down; connect again",
+        headers={"Retry-After": str(RETRY_AFTER_SEC)},
+    )

@@ -5,7 +5,6 @@ A connection tells how much of what was written its client has taken, and can be
 
 import asyncio
 import fcntl
-import socket
 import struct
 import termios
 from collections.abc import Callable
@@ -78,9 +77,8 @@ def _without_chunks(cycle: RequestResponseCycle, app: Any) -> Any:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with a limit for heads, JSON refusals and a time-out for dead peers."""
+    """uvicorn's HTTP/1.1 with a limit for heads, and refusals in JSON."""
 
-    send_timeout_sec: ClassVar[float]
     header_bytes: ClassVar[int]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -92,17 +90,6 @@ class Protocol(HttpToolsProtocol):
         self._too_large = False
         self._lingering: asyncio.TimerHandle | None = None
         self._writer = _Writer(transport, self._close)
-        found = transport.get_extra_info("socket")
-        if (
-            found is not None
-            and found.family != socket.AF_UNIX
-            and hasattr(socket, "TCP_USER_TIMEOUT")
-        ):
-            # A peer that vanished acknowledges nothing: without this the kernel tries for
-            # a quarter of an hour.
-            found.setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.send_timeout_sec * 1000)
-            )
         self._head_timer = self.loop.call_later(_HEADER_TIMEOUT_SEC, self._on_head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -215,7 +202,6 @@ class Protocol(HttpToolsProtocol):
             self._lingering = self.loop.call_later(_LINGER_SEC, self.transport.abort)
 
 
-def protocol(*, send_timeout_sec: float, header_bytes: int) -> type[asyncio.Protocol]:
-    """The protocol with these limits; uvicorn makes one of it for each connection."""
-    limits = {"send_timeout_sec": send_timeout_sec, "header_bytes": header_bytes}
-    return type("LimitedProtocol", (Protocol,), limits)
+def protocol(*, header_bytes: int) -> type[asyncio.Protocol]:
+    """The protocol with this limit; uvicorn makes one of it for each connection."""
+    return type("LimitedProtocol", (Protocol,), {"header_bytes": header_bytes})

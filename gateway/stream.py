@@ -101,7 +101,8 @@ class EventStream(EventSourceResponse, ABC):
         self._ended = False
         self._raw_send: Send | None = None
         self._connection: Connection | None = None
-        self._last_unsent = -1
+        self._written_bytes = 0
+        self._taken_bytes = 0
         self._stalled_sec = 0.0
 
     # -- what a subclass is
@@ -175,6 +176,7 @@ class EventStream(EventSourceResponse, ABC):
 
     async def _write(self, body: bytes, *, more: bool = True) -> None:
         assert self._raw_send is not None  # noqa: S101 - set before any task starts
+        self._written_bytes += len(body)
         await self._raw_send({"type": "http.response.body", "body": body, "more_body": more})
 
     def push(self, body: bytes, events: int) -> bool:
@@ -198,6 +200,7 @@ class EventStream(EventSourceResponse, ABC):
     def _drive(self, body: bytes, *, more: bool) -> bool:
         """Send without a task. False: the server made us wait; `_blocked` holds the rest."""
         assert self._raw_send is not None  # noqa: S101 - set before any task starts
+        self._written_bytes += len(body)
         sending: Any = self._raw_send(
             {"type": "http.response.body", "body": body, "more_body": more}
         )
@@ -253,13 +256,17 @@ class EventStream(EventSourceResponse, ABC):
             self._start_task(partial(self._finish, reason))
 
     def stalled(self, passed_sec: float) -> bool:
-        """Asked regularly: has the client taken no byte for the send timeout?"""
-        if self._task is None or self._connection is None:
-            self._last_unsent, self._stalled_sec = -1, 0.0
+        """Asked regularly: has the client taken no byte for the send timeout, and is owed some?
+
+        The kernel's own time-out for this (TCP_USER_TIMEOUT) is none: it also ends a connection
+        whose client reads on, slowly, as long as its window has no room for a whole segment.
+        """
+        if self._connection is None:
             return False
         unsent = self._connection.unsent()
-        if unsent == 0 or unsent != self._last_unsent:
-            self._last_unsent, self._stalled_sec = unsent, 0.0
+        taken = self._written_bytes - unsent
+        if unsent == 0 or taken > self._taken_bytes:
+            self._taken_bytes, self._stalled_sec = taken, 0.0
             return False
         self._stalled_sec += passed_sec
         return self._stalled_sec >= self._send_timeout_sec

@@ -81,6 +81,11 @@ def promise_key(stream: StreamKey, key: bytes) -> str:
     return f"{_prefix(stream)}:idem:{key.decode()}"
 
 
+def rows_key(stream: StreamKey, source: str, table: str) -> str:
+    """Where the newest event of each row of a captured table is found, if the row is large."""
+    return f"{_prefix(stream)}:rows:{source}:{table}"
+
+
 def streams_key(tenant: str) -> str:
     return f"ph:{{{tenant}}}:streams"
 
@@ -100,8 +105,17 @@ def shown(url: str) -> str:
 
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
+    """Run commands: failures become ours, and a cancellation that redis-py forgot is raised.
+
+    It sends by `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes when
+    the inner call is done: a task told to end would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
     except (
         RedisConnectionError,
         RedisTimeoutError,
@@ -190,6 +204,7 @@ class Connection:
         self.cluster = url.startswith(("redis+cluster://", "rediss+cluster://"))
         self.durability = Durability(append_only="unknown", fsync="unknown")
         self._loading = asyncio.Lock()
+        self._waits = True
         options: dict[str, Any] = {
             "protocol": 2,
             "socket_timeout": COMMAND_TIMEOUT_SEC,
@@ -329,6 +344,28 @@ class Connection:
         async with _translated():
             return await self._server.pipeline(str(commands[0][1]), commands)
 
+    async def write_to_disk(self, *command: Argument) -> None:
+        """Run a write; return when its server has it and all before it on disk, if it can tell.
+
+        Where every answer waits for the disk it is only run; so it is before Redis 7.2.
+        """
+        durability = self.durability
+        if durability.append_only != "yes" or durability.fsync == "always" or not self._waits:
+            await self.execute(*command)
+            return
+        try:
+            # It is the connection's own write that is waited for, so the two go together.
+            _, (on_disk, _) = await self.pipeline(
+                command, ("WAITAOF", 1, 0, int(COMMAND_TIMEOUT_SEC * 900))
+            )
+        except StoreError as error:
+            if "unknown command" not in str(error).lower():
+                raise
+            self._waits = False
+            return
+        if not on_disk:
+            raise StoreUnavailable("the log server did not write to its disk in time")
+
     async def ping(self, timeout_sec: float) -> None:
         """One real round trip to every server of the log."""
         async with _translated():
@@ -358,7 +395,6 @@ class Connection:
                 await link.connect()
                 await link.send_command("CLIENT", "ID")
                 identity = int(await link.read_response())
-            _heed_cancellation()
             yield Dedicated(link, identity, block_ms / 1000 + COMMAND_TIMEOUT_SEC)
         finally:
             if link is not None:
@@ -391,20 +427,9 @@ class Dedicated:
         # Not the client's own time-out: that answers None and leaves the answer to come in the
         # connection, where the next command would take it for its own.
         async with _translated(), asyncio.timeout(self._timeout_sec):
-            await self._link.send_command(*command)
-            _heed_cancellation()
+            async with _translated():  # a forgotten cancellation, before it waits for the answer
+                await self._link.send_command(*command)
             return await self._link.read_response(timeout=math.inf)
-
-
-def _heed_cancellation() -> None:
-    """Raise the cancellation that redis-py's sending may have swallowed.
-
-    It sends by `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes when
-    the inner call is done: a reader told to end would wait on for ever, and its process with it.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _config_value(answer: Any) -> str | None:

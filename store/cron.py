@@ -18,11 +18,8 @@ def check_cron(expression: str) -> None:
 
 
 def next_due(expression: str, after_ms: int) -> int | None:
-    """The first time after this one; None for '' (never) and for a day that never comes."""
+    """The first time after this one; None for '', which is never."""
     if not expression:
         return None
     after = datetime.fromtimestamp(after_ms // 1000, UTC)
-    try:
-        return round(next(CronSim(expression, after)).timestamp() * 1000)
-    except StopIteration:
-        return None
+    return round(next(CronSim(expression, after)).timestamp() * 1000)

@@ -4,6 +4,9 @@ StoreError
 ├── StoreUnavailable         the server is away, full or loading: try again later
 │   └── ObjectsUnavailable   it is the object store of the snapshots
 ├── StoreConfigurationError  refused at start; the message says what to change
+├── SourceUnavailable        a captured database is away: try again later
+├── SourceRefused            it cannot be captured as it is; the message says what to change
+├── SourceLost               changes of it are gone for ever
 ├── ObjectMissing            an object that should be there is not
 ├── CorruptFile              a file of a snapshot is not what was written
 ├── SnapshotFailed           a snapshot was not taken; the message says why
@@ -13,6 +16,8 @@ StoreError
 └── TargetError              the playback database cannot take it; the message says why
     └── TargetUnavailable    it cannot be reached now
 """
+
+from collections.abc import Iterable
 
 
 class StoreError(Exception):
@@ -70,3 +75,19 @@ class TargetError(StoreError):
 
 class TargetUnavailable(TargetError):
     """The playback database cannot be reached now. What was sent may have been carried out."""
+
+
+class SourceUnavailable(StoreError):
+    """A captured database cannot be reached, or somebody else has what is needed of it."""
+
+
+class SourceRefused(StoreError):
+    """A captured database is not set up for it; each of the sentences says what to change."""
+
+    def __init__(self, sentences: Iterable[str]) -> None:
+        self.sentences = tuple(sentences)
+        super().__init__("; ".join(self.sentences))
+
+
+class SourceLost(StoreError):
+    """Changes of a captured database were removed, or passed over, before they were in the log."""

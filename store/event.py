@@ -138,6 +138,78 @@ class Draft:
         return len(self.topic) + len(self.head)
 
 
+class Mark(NamedTuple):
+    """How far a source has been written into a stream: a change of its transaction log.
+
+    ``generation`` grows when the source is another one than before, whose places mean nothing to
+    its predecessor's; ``lsn`` is the transaction's place, ``number`` the change's in it, of those in
+    this stream, from 0.
+    """
+
+    generation: int
+    lsn: int
+    number: int
+
+    @property
+    def text(self) -> bytes:
+        return b"%08x/%016x/%08x" % self
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Mark | None":
+        if not text:
+            return None
+        generation, lsn, number = text.split(b"/")
+        return cls(int(generation, 16), int(lsn, 16), int(number, 16))
+
+
+class ChangeDraft(NamedTuple):
+    """A captured change before it has a place. ``time_ms`` is its commit time, ms since 1970."""
+
+    time_ms: int
+    topic: bytes
+    head: bytes
+
+
+class KeptRow(NamedTuple):
+    """That the draft with this number, from 1, is the newest event with a row, by its ``field``.
+
+    It is found again, or forgotten if it is not to be ``kept``: without a ``field``, with all rows
+    of the table.
+    """
+
+    table: str
+    field: bytes
+    draft: int
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes of one source for one stream, stored together or not at all.
+
+    Stored only while the stream has the mark ``expected``, which then becomes ``mark``. ``opened``
+    is the number, from 1, of the draft that begins a transaction whose end is not among these, 0
+    when it began in earlier ones, None when every transaction here ends here.
+    """
+
+    source: str
+    expected: Mark | None
+    mark: Mark
+    drafts: Sequence[ChangeDraft]
+    opened: int | None = None
+    rows: Sequence[KeptRow] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What an append of changes found: the mark the stream has now, and whether it was stored."""
+
+    stored: bool
+    mark: Mark | None
+    position: Position
+    epoch: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Appended:
     """Stored. ``repeated`` when an earlier request with the same idempotency key had stored it."""

@@ -185,6 +185,65 @@ local function append(keys, args)
   return reply
 end
 
+-- append_changes(log, meta, a table's hash of rows each | source, mark there must be, mark there is
+-- then, opened, middle, tail, number of drafts, per draft: time ms, topic, head; then per row to
+-- remember: number of its hash, field or '' for all of them, number of its draft or 0 to forget it)
+-- -> 1 when stored, epoch, the mark there is now, last ms, last sequence.
+-- All or nothing: when another mark is there, somebody stored what the caller does not know of. Time
+-- never goes back. `opened` is the number of the draft that begins a transaction whose end is not
+-- among these, '' when there is none, 'keep' when it began in an earlier call. O(drafts), about 4 us.
+local function append_changes(keys, args)
+  local log, meta = keys[1], keys[2]
+  local source, expected, mark, opened = args[1], args[2], args[3], args[4]
+  local middle, tail, count = args[5], args[6], number(args[7])
+  local last_ms, last_sequence = last_position(log)
+  local kept = redis.call('HMGET', meta, 'epoch', 'mark:' .. source)
+  local epoch, found = kept[1], kept[2] or ''
+  if not epoch or last_sequence == 0 then
+    epoch = start_epoch(meta)
+    if last_sequence > 0 then
+      raise_floor(log, meta)
+    else
+      -- The log is gone, and with it what the mark stood for.
+      found = ''
+    end
+  end
+  if found ~= expected then
+    redis.call('HSET', meta, 'mark:' .. source, found)
+    return { 0, epoch, found, text(last_ms), text(last_sequence) }
+  end
+  local ids, given, ms_text, closing = {}, nil, nil, nil
+  for i = 1, count do
+    local at = 5 + i * 3
+    if args[at] ~= given then
+      given = args[at]
+      last_ms = math.max(number(given), last_ms)
+      ms_text, closing = text(last_ms) .. '-', middle .. rfc3339(last_ms) .. tail
+    end
+    last_sequence = last_sequence + 1
+    local sequence = text(last_sequence)
+    ids[i] = ms_text .. sequence
+    redis.call('XADD', log, ids[i], args[at + 1], args[at + 2] .. sequence .. closing)
+  end
+  for at = 8 + count * 3, #args, 3 do
+    local rows, field, draft = keys[2 + number(args[at])], args[at + 1], number(args[at + 2])
+    if field == '' then
+      redis.call('DEL', rows)
+    elseif draft == 0 then
+      redis.call('HDEL', rows, field)
+    else
+      redis.call('HSET', rows, field, ids[draft])
+    end
+  end
+  if opened == '' then
+    redis.call('HDEL', meta, 'open:' .. source)
+  elseif opened ~= 'keep' then
+    redis.call('HSET', meta, 'open:' .. source, text(last_sequence - count + number(opened)))
+  end
+  redis.call('HSET', meta, 'mark:' .. source, mark)
+  return { 1, epoch, mark, text(last_ms), text(last_sequence) }
+end
+
 -- head(log, meta) -> epoch, floor, last ms, last sequence, first sequence (0: empty). O(1).
 local function head(keys)
   local log, meta = keys[1], keys[2]
@@ -774,6 +833,7 @@ local function lease_release(keys, args)
 end
 
 redis.register_function('append_@DIGEST@', append)
+redis.register_function('append_changes_@DIGEST@', append_changes)
 redis.register_function('head_@DIGEST@', head)
 redis.register_function('at_sequence_@DIGEST@', at_sequence)
 redis.register_function('delete_@DIGEST@', delete)

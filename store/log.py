@@ -19,17 +19,21 @@ from store.connection import (
     log_key,
     meta_key,
     promise_key,
+    rows_key,
     streams_key,
 )
 from store.errors import StoreError, StoreUnavailable
 from store.event import (
     Appended,
+    Changes,
     Draft,
     Entry,
     Envelope,
     Gap,
     GapReason,
     Head,
+    Mark,
+    Marked,
     Page,
     Position,
     Refusal,
@@ -191,6 +195,40 @@ class EventLog:
                     Appended(Position(int(ms), int(sequence)), epoch, repeated=status == 1)
                 )
         return outcomes
+
+    async def append_changes(
+        self, stream: StreamKey, envelope: Envelope, changes: Changes
+    ) -> Marked:
+        """Store captured changes, all of them, unless the stream has another mark than expected.
+
+        A time before the last event's becomes that event's.
+        """
+        if stream not in self._registered:
+            await self._register(stream)
+        tables = {row.table: 0 for row in changes.rows}
+        keys = [*_keys(stream), *(rows_key(stream, changes.source, table) for table in tables)]
+        tables = {table: number for number, table in enumerate(tables, 1)}
+        opened = changes.opened
+        args: list[Argument] = [
+            changes.source,
+            changes.expected.text if changes.expected else b"",
+            changes.mark.text,
+            b"" if opened is None else opened or b"keep",
+            envelope.middle,
+            envelope.tail,
+            len(changes.drafts),
+        ]
+        for draft in changes.drafts:
+            args += draft
+        for row in changes.rows:
+            args += (tables[row.table], row.field, row.draft if row.kept else 0)
+        reply = await self._connection.call("append_changes", keys, *args)
+        stored, epoch, mark, last_ms, last_sequence = reply
+        if stored:
+            self._on_batch(len(changes.drafts))
+            await self._note_epoch(stream, epoch)
+        position = Position(int(last_ms), int(last_sequence))
+        return Marked(bool(stored), Mark.parse(mark), position, epoch)
 
     async def delete(self, stream: StreamKey, sequence: int) -> bool:
         """Remove one event; its sequence stays taken. False when it was not there."""

@@ -71,6 +71,14 @@ SELECT c.oid, n.nspname AS schema, c.relname AS relation, c.relreplident::text A
  ORDER BY n.nspname, c.relname
 """
 
+_PRIMARY_KEY = """
+SELECT (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_index i
+          JOIN pg_attribute a ON a.attrelid = i.indrelid
+           AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+         WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate) AS key
+  FROM pg_class c WHERE c.oid = $1::oid
+"""
+
 _COLUMNS = """
 SELECT a.attrelid AS table, a.attname AS name, a.atttypid AS type,
        a.attstorage::text <> 'p' AS toastable
@@ -105,6 +113,12 @@ async def kinds(connection: Querying, oids: Iterable[int]) -> dict[int, Kind]:
         for row in rows
     }
     return {oid: kind_of(oid, types) for oid in asked}
+
+
+async def primary_key(connection: Querying, oid: int) -> tuple[str, ...] | None:
+    """The columns of a table's primary key; () where there is none, None where there is no table."""
+    rows = await connection.fetch(_PRIMARY_KEY, oid)
+    return tuple(rows[0]["key"] or ()) if rows else None
 
 
 async def tables(connection: Querying, publication: str) -> list[Table]:

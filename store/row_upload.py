@@ -1,7 +1,6 @@
 """Lines on their way into an object: packed in a thread, uploaded while more come."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 from store.objects import Objects
 from store.row_file import FRAME_BYTES, RowPacker
@@ -10,19 +9,50 @@ from store.row_file import FRAME_BYTES, RowPacker
 _WAITING = 4
 
 
+class _Parts:
+    """What is uploaded, as the object store asks for it."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __aiter__(self) -> "_Parts":
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._idle.clear()
+        try:
+            part = await self._queue.get()
+        finally:
+            self._idle.set()
+        if part is None:
+            raise StopAsyncIteration
+        return part
+
+    async def put(self, part: bytes | None) -> None:
+        await self._queue.put(part)
+
+    async def end(self) -> None:
+        """Let go of an object store that has given up while it waited for a part."""
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait(None)
+        await self._idle.wait()
+
+
 class RowUpload:
-    """One file. `write` waits when the object store is slower; every failure is raised there."""
+    """One file. `write` waits when the object store is slower; every failure is raised there.
+
+    One that has not been finished must be aborted.
+    """
 
     def __init__(self, objects: Objects, path: str) -> None:
         self._packer = RowPacker()
-        self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        self._parts = _Parts()
         self._texts: list[bytes] = []
         self._waiting = 0
-        self._task = asyncio.create_task(objects.put(path, self._read()))
-
-    async def _read(self) -> AsyncIterator[bytes]:
-        while (part := await self._parts.get()) is not None:
-            yield part
+        self._task = asyncio.create_task(objects.put(path, self._parts))
 
     async def write(self, text: bytes) -> None:
         self._texts.append(text)
@@ -58,5 +88,6 @@ class RowUpload:
         """Nothing of it shall be there."""
         self._task.cancel()
         await asyncio.wait([self._task])
+        await self._parts.end()
         if not self._task.cancelled():
             self._task.exception()  # read: it has been raised by `write`, or nobody wants to know

@@ -38,9 +38,11 @@ class _Plan:
     bases: dict[str, Base]
     anything: bool
 
-    @property
-    def start(self) -> Position:
-        if self.anything or len(self.found) < len(self.bases):
+    def start(self, head: Head) -> Position:
+        """Behind it stands all that has to be folded."""
+        if self.anything:
+            return Position(0, head.floor)
+        if len(self.found) < len(self.bases):
             return ORIGIN
         return min(each.snapshot.position for each in self.found)
 
@@ -168,7 +170,7 @@ class States:
             raise behind
         plan = await self._plan(asked)
         fold = Fold(plan.bases, tables, anything=plan.anything)
-        await self._read(asked, plan.start, fold)
+        await self._read(asked, plan.start(asked.head), fold)
         return State(tenant, at_ms, found=plan.found, fold=fold, wanted=tables, reader=self._reader)
 
     async def check(self, tenant: str, at_ms: int) -> None:
@@ -188,8 +190,9 @@ class States:
 
     async def _plan(self, asked: _Asked) -> _Plan:
         sources = sorted({*asked.captured.through, *asked.firsts})
-        if not sources and asked.head.floor == 0:
-            # Nobody captures: what there is was published, and is all there ever was.
+        if not sources:
+            # Nobody captures: what there is was published, and counts as far as it is kept.
+            await self._check_published(asked)
             return _Plan([], {}, anything=True)
         found: list[_Found] = []
         bases: dict[str, Base] = {}
@@ -208,6 +211,19 @@ class States:
         if not bases:
             raise await self._out_of_range(asked)
         return _Plan(found, bases, anything=False)
+
+    async def _check_published(self, asked: _Asked) -> None:
+        head = asked.head
+        if head.floor == 0:
+            return
+        first = await self._log.before_time(changes(asked.tenant), 0)
+        kept_ms = head.last.ms + 1 if first is None else first.ms
+        if asked.at_ms < kept_ms - 1:
+            raise OutOfRange(
+                f"no state of {rfc3339(asked.at_ms)} is kept: there is no snapshot; "
+                f"the earliest valid time is {rfc3339(kept_ms - 1)}",
+                kept_ms - 1,
+            )
 
     async def _nearest(self, asked: _Asked, source: str) -> _Found | None:
         async for snapshot in self._index.until(asked.tenant, asked.at_ms):

@@ -130,10 +130,7 @@ def start_gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> S
                     gateway.app,
                     host="127.0.0.1",
                     port=0,
-                    http=protocol(
-                        send_timeout_sec=read.watch_endpoint.send_timeout_sec,
-                        header_bytes=read.limits.header_bytes,
-                    ),
+                    http=protocol(header_bytes=read.limits.header_bytes),
                 ),
                 drain=gateway.drain,
                 on_started=started.set_result,

@@ -25,7 +25,7 @@ from store.embedded_postgres import EmbeddedPostgres
 STARTUP_SEC = 30.0
 
 
-def wait_until(predicate: Callable[[], object], description: str, timeout: float = 30.0) -> None:
+def wait_until(predicate: Callable[[], object], description: str, timeout: float = 60.0) -> None:
     """Return when the predicate holds; fail with the description when it does not in time."""
     deadline = time.monotonic() + timeout
     while not predicate():
@@ -197,7 +197,7 @@ class GatewayProcess:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             try:
-                self.process.wait(timeout=15)
+                self.process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -59,6 +59,7 @@ def paths(answers: Answers) -> JsonSchema:
         "/v1/replay/{id}/stream": {"get": session.stream()},
         "/v1/replay/reset": {"post": session.reset()},
         "/v1/replay/current-session": {"get": session.current()},
+        "/v1/replay/sessions": {"get": session.active()},
         "/v1/configuration": {"get": session.configuration()},
         "/v1/configuration/snapshot-interval": {"put": session.set_interval()},
         "/v1/configuration/snapshot-list-tables": {"put": session.set_tables()},
@@ -166,6 +167,17 @@ class _Sessions:
                     "The tenant is not acceptable, or several have a session.",
                     [*TENANT_CODES, "INVALID_SESSION_REQUEST"],
                 ),
+            },
+        )
+
+    def active(self) -> JsonSchema:
+        return self._operation(
+            "activeSessions",
+            "The sessions there are",
+            description="Of all tenants, or of the one that is named; for an administrator.",
+            responses={
+                "200": answer("They, by tenant.", "SessionList"),
+                "400": error("The tenant is not acceptable.", TENANT_CODES),
             },
         )
 

@@ -62,6 +62,7 @@ SCHEMAS: JsonSchema = {
     ),
     "SessionAnswer": _enveloped(reference("schemas", "Session")),
     "SessionOrNone": _enveloped({"anyOf": [reference("schemas", "Session"), {"type": "null"}]}),
+    "SessionList": _enveloped({"type": "array", "items": reference("schemas", "Session")}),
     "Configuration": _enveloped(
         _whole(
             {

@@ -19,6 +19,9 @@ class Watcher(Protocol):
     def on_ended(self) -> None:
         """Nothing more is played."""
 
+    def on_sought(self) -> None:
+        """Another run has begun, whose state is owed: be no member until it is sent."""
+
 
 class Audience:
     """Members stand where the player stands. Some have been sent more, by another gateway.
@@ -53,6 +56,10 @@ class Audience:
         """The places of before compare no more: all stand where the player does."""
         self._members |= dict.fromkeys(self._early)
         self._early.clear()
+
+    def on_sought(self) -> None:
+        for watcher in (*self._members, *self._early):
+            watcher.on_sought()
 
     async def send_control(self, render: Callable[[Place], bytes], reached: Place) -> None:
         """A frame of the gateway's own, rendered for who stands at a place."""

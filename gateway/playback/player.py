@@ -20,6 +20,7 @@ from gateway.playback.audience import Audience, Watcher
 from gateway.playback.clock import due_ms, played_through_ms, playhead_ms
 from gateway.playback.cursor import SessionCursor
 from gateway.ring import Ring
+from store.captured import CHANGE
 from store.errors import StoreUnavailable
 from store.event import Entry, Gap, Position, rfc3339
 from store.log import EventLog
@@ -104,10 +105,15 @@ class Player:
         """Up to where a member has been sent everything."""
         return SessionCursor(self.clock.run, self._audience.place_of(watcher, self.place))
 
-    def describe(self, place: Place, *, retry_ms: int | None = None) -> bytes:
+    @property
+    def stateful(self) -> bool:
+        """Whether who joins is owed the rows at the playhead."""
+        return CHANGE in self.view.event_types
+
+    def describe(self, place: Place, *, owed: bool = False, retry_ms: int | None = None) -> bytes:
         """The `session` frame of now, for who stands at this place."""
         playhead = int(playhead_ms(self.clock, self._time.now_ms()))
-        frame_id = SessionCursor(self.clock.run, place).text(place)
+        frame_id = SessionCursor(self.clock.run, place, owed).text(place)
         return sse.session(self.session.at(playhead), frame_id=frame_id, retry_ms=retry_ms)
 
     def _enter_run(self, place: Place) -> None:
@@ -165,7 +171,7 @@ class Player:
         if item.entry is None:
             assert item.gap is not None  # noqa: S101 - an item is one or the other
             return sse.gap(kind, item.gap)
-        name = b"change" if kind == "change" else sse.REPLAY
+        name = b"change" if kind == CHANGE else sse.REPLAY
         return sse.played_frame(
             name, b"%d-%d-%d-%d" % (self.clock.run, *item.place), item.entry[1][1]
         )
@@ -340,6 +346,8 @@ class Player:
         if sought:
             # At once: who joins while the next line waits must not meet the old run.
             self._enter_run(self.run_start)
+            if self.stateful:
+                self._audience.on_sought()
         self._tell_waiting()
         try:
             await self._audience.send_control(self.describe, self.place)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Fault
 from gateway.schema.times import parse_event_time
+from store.captured import CHANGE
+from store.errors import OutOfRange
 from store.event import StreamKey, rfc3339
 from store.log import EventLog
+from store.state import States
 
 # An end a little ahead is a clock that runs fast, and is cut to now (playback contract, init).
 _FUTURE_MS = 60_000
-CHANGE = "change"
 
 
 class RangeError(ValueError):
@@ -41,9 +43,16 @@ class Ranges:
     """Resolves ranges. `default_ms` is the length of one without an end, `longest_ms` the limit."""
 
     def __init__(
-        self, log: EventLog, catalog: Catalog, *, default_ms: int, longest_ms: int
+        self,
+        log: EventLog,
+        states: States,
+        catalog: Catalog,
+        *,
+        default_ms: int,
+        longest_ms: int,
     ) -> None:
         self._log = log
+        self._states = states
         self._catalog = catalog
         self._default_ms = default_ms
         self._longest_ms = longest_ms
@@ -97,20 +106,16 @@ class Ranges:
         """'' when the log reaches back to the start, or why a state of then cannot be had."""
         earliest, failure = 0, ""
         for event_type in event_types:
+            if event_type == CHANGE:
+                failure = await self._check_state(tenant, start_ms)
+                continue
             stream = StreamKey(tenant, event_type)
             head = await self._log.head(stream)
             if head.floor == 0:
                 continue  # nothing was ever removed: it reaches back for ever
             first = await self._log.before_time(stream, 0)
             kept_from = head.last.ms + 1 if first is None else first.ms
-            if start_ms >= kept_from:
-                continue
-            if event_type == CHANGE:
-                failure = (
-                    f"the state at {rfc3339(start_ms)} cannot be restored: there is no snapshot, "
-                    f"and changes before {rfc3339(kept_from)} are no longer kept"
-                )
-            else:
+            if start_ms < kept_from:
                 earliest = max(earliest, kept_from)
         if earliest:
             raise RangeError(
@@ -118,3 +123,16 @@ class Ranges:
                 f"the earliest valid time is {rfc3339(earliest)}"
             )
         return failure
+
+    async def _check_state(self, tenant: str, start_ms: int) -> str:
+        """'' when the rows of just before the start can be had, or why not."""
+        try:
+            await self._states.check(tenant, start_ms - 1)
+        except OutOfRange as error:
+            told = (
+                f"the state at {rfc3339(start_ms)} cannot be restored: there is no snapshot of it"
+            )
+            if error.earliest_ms is None:
+                return told
+            return f"{told}; the earliest valid time is {rfc3339(error.earliest_ms + 1)}"
+        return ""

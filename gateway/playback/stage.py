@@ -9,7 +9,7 @@ from collections.abc import Sequence, Set
 from gateway.metrics import Metrics
 from gateway.playback.ahead import ReadAhead
 from gateway.playback.clock import due_ms, played_through_ms
-from gateway.playback.range import CHANGE
+from store.captured import CHANGE
 from store.errors import TargetError
 from store.event import Position, StreamKey, rfc3339
 from store.fold import read_change

@@ -13,14 +13,7 @@ from typing import TypeAlias, TypeVar
 import structlog
 
 from gateway.playback.stage import Stage
-from store.errors import (
-    Behind,
-    ObjectsUnavailable,
-    StoreError,
-    StoreUnavailable,
-    TargetUnavailable,
-    WorkLost,
-)
+from store.errors import Behind, StoreError, StoreUnavailable, TargetUnavailable, WorkLost
 from store.session import Lease, Session, Sessions
 
 # How soon a verb that another gateway was asked for is noticed.
@@ -28,7 +21,7 @@ _LOOK_SEC = 0.05
 _RETRY_SEC = 0.2
 # What is on its way into the database may arrive, before it is given up for a verb.
 _GRACE_SEC = 5.0
-_PASSING = (TargetUnavailable, StoreUnavailable, ObjectsUnavailable, Behind)
+_PASSING = (TargetUnavailable, StoreUnavailable, Behind)
 
 _Result = TypeVar("_Result")
 _Action: TypeAlias = Callable[[Session], Awaitable[None]]

@@ -11,9 +11,9 @@ from starlette.routing import BaseRoute, Route
 from gateway import sse
 from gateway.auth import Authenticator, OpenAccess, User
 from gateway.cloudevent import Renderer
-from gateway.errors import ApiError
+from gateway.errors import ApiError, unavailable
 from gateway.metrics import Metrics
-from gateway.routes.request import invalid, read_body, refused, unavailable
+from gateway.routes.request import invalid, read_body, refused
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
 from gateway.schema.jsontext import find_json_fault

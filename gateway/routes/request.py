@@ -1,8 +1,7 @@
-"""What the routes share of a request: its body within the limit, its tenant, its refusals."""
+"""What the routes share of a request: its body within the limit, its refusals."""
 
 import re
 from typing import TypeVar
-from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
@@ -12,11 +11,8 @@ from gateway.schema.errors import Rejected
 from gateway.schema.query import Operation
 from store.session import Session
 
-RETRY_AFTER_SEC = 1
 # A browser reconnects after this many ms; random, so that a restart is not followed by a rush.
 RETRY_MS = (2000, 6000)
-
-_UUID = re.compile(r"(?:urn:uuid:)?([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 _LABELS: dict[Operation, str] = {
     "notification": "Invalid Notification Request",
@@ -73,28 +69,6 @@ def invalid(operation: Operation, message: str) -> ApiError:
     return ApiError(400, f"INVALID_{operation.upper()}_REQUEST", _LABELS[operation], message)
 
 
-def unavailable() -> ApiError:
-    """The answer while the log's server is away. Where it is and why is for the server's log."""
-    return ApiError(
-        503,
-        "BACKEND_UNAVAILABLE",
-        "Backend Unavailable",
-        "The event log is not available now; try again",
-        headers={"Retry-After": str(RETRY_AFTER_SEC)},
-    )
-
-
-def shutting_down() -> ApiError:
-    """The answer to who wants a new stream while the open ones are being closed."""
-    return ApiError(
-        503,
-        "SHUTTING_DOWN",
-        "Shutting Down",
-        "Server is shutting down; connect again",
-        headers={"Retry-After": str(RETRY_AFTER_SEC)},
-    )
-
-
 def locked(holder: Session | None) -> ApiError:
     """The tenant's lock is taken: by a session, told in the details, or by a one-shot replay."""
     if holder is None:
@@ -110,22 +84,6 @@ def locked(holder: Session | None) -> ApiError:
         omit_details=holder is not None,
         extra={} if holder is None else {"details": holder.session},
     )
-
-
-def parse_tenant(text: str | None, default: str, *, name: str = "X-Tenant-ID") -> str:
-    """A tenant in canonical form, `name` being where it stands. Raises ApiError 400."""
-    if text is None:
-        return default
-    # Not every text that UUID takes: it is generous with braces, signs and underscores.
-    match = _UUID.fullmatch(text.strip().lower())
-    if match is None:
-        raise ApiError(
-            400,
-            "INVALID_TENANT",
-            "Invalid Tenant",
-            f"{name} must be a UUID, got: '{text[:100]}'",
-        )
-    return str(UUID(match[1]))
 
 
 def parse_body(body: bytes, kind: type[_Body], label: str) -> _Body:

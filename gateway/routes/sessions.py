@@ -14,20 +14,22 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.auth import Access, User
 from gateway.census import Streams
-from gateway.errors import ApiError
+from gateway.errors import ApiError, shutting_down
 from gateway.metrics import Metrics
 from gateway.playback.cursor import SessionCursor
 from gateway.playback.players import Players
-from gateway.playback.range import CHANGE, RangeError, Ranges, Wanted
+from gateway.playback.range import RangeError, Ranges, Wanted
 from gateway.playback.session_stream import SessionStream
 from gateway.playback.writer import Writer
-from gateway.routes.request import RETRY_MS, locked, parse_body, read_body, shutting_down
+from gateway.routes.request import RETRY_MS, locked, parse_body, read_body
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.schema.policy import StreamAuth
+from store.captured import CHANGE
 from store.event import rfc3339
 from store.server_time import ServerTime
 from store.session import Answer, Outcome, Session, Sessions
+from store.state import States
 
 _LABEL = "Invalid Session Request"
 _ANY_USER = StreamAuth(required=True)
@@ -82,6 +84,7 @@ class SessionRoutes:
     ranges: Ranges
     players: Players
     writer: Writer | None
+    states: States
     streams: Streams
     access: Access
     tenancy: Tenancy
@@ -103,6 +106,7 @@ class SessionRoutes:
             Route("/v1/replay/init", self.init, methods=["POST"]),
             Route("/v1/replay/reset", self.reset, methods=["POST"]),
             Route("/v1/replay/current-session", self.current, methods=["GET"]),
+            Route("/v1/replay/sessions", self.active, methods=["GET"]),
             Route(_ROUTE, self.stream, methods=["GET"]),
             *(Route(f"/v1/replay/{{id}}/{name}", verb, methods=["PUT"]) for name, verb in verbs),
         ]
@@ -199,6 +203,15 @@ class SessionRoutes:
         """What came of a verb when the work that it asked for is done, or has taken long."""
         return outcome if self.writer is None else await self.writer.wait(tenant, outcome)
 
+    async def active(self, request: Request) -> Response:
+        """The sessions of all tenants, for an administrator; of the one that is named."""
+        user = await self.access.require_admin(request.headers)
+        active = await self.sessions.active()
+        if self.tenancy.names(request, user, None):
+            tenant = self.tenancy.of(request, user, None)
+            active = [session for session in active if session.view.tenant_id == tenant]
+        return _enveloped([session.session for session in active], "Active replay sessions")
+
     # -- the stream
 
     async def stream(self, request: Request) -> Response:
@@ -221,6 +234,7 @@ class SessionRoutes:
             session,
             cursor=cursor,
             players=self.players,
+            states=self.states,
             request_id=request.state.request_id,
             retry_ms=random.randint(*RETRY_MS),  # noqa: S311 - spread, no secret
             census=self.streams,
@@ -295,10 +309,12 @@ def _invalid(message: str) -> ApiError:
 
 def _answer(session: Session | None, message: str, *, status: int = 200) -> Response:
     if session is not None and session.working:
-        message = f"{message.partition(' ')[0]} session is at work; ask current-session how it goes"
-    content = {
-        "data": None if session is None else session.session,
-        "message": message,
-        "sent_at": rfc3339(int(time.time() * 1000)),
-    }
+        message = "The session is at work on that; ask current-session how it goes"
+    return _enveloped(None if session is None else session.session, message, status)
+
+
+def _enveloped(
+    data: msgspec.Raw | list[msgspec.Raw] | None, message: str, status: int = 200
+) -> Response:
+    content = {"data": data, "message": message, "sent_at": rfc3339(int(time.time() * 1000))}
     return Response(msgspec.json.encode(content), status, media_type="application/json")

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from gateway import sse
 from gateway.auth import Authenticator, OpenAccess, User
 from gateway.census import Streams
-from gateway.errors import ApiError
+from gateway.errors import ApiError, shutting_down
 from gateway.fanout import Fanout
 from gateway.log_stream import LogStream, StreamLimits, StreamPlan
 from gateway.metrics import Metrics
@@ -27,7 +27,6 @@ from gateway.routes.request import (
     locked,
     read_body,
     refused,
-    shutting_down,
 )
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected

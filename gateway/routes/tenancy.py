@@ -4,7 +4,7 @@ from starlette.requests import Request
 
 from gateway.auth import User
 from gateway.errors import ApiError
-from gateway.routes.request import parse_tenant
+from gateway.tenant import parse_tenant
 
 
 class Tenancy:

@@ -5,12 +5,13 @@ Everything that can be wrong with a schema is refused here, with the path of the
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
 from gateway.schema.block import read_block, read_mapping
+from gateway.schema.change import CHANGE, with_changes
 from gateway.schema.errors import SchemaError, clip
 from gateway.schema.fields import (
     Field,
@@ -59,7 +60,8 @@ class EventSchema:
 
     ``fields`` are all, sorted by name; ``text_fields`` leaves out the one spatial field there may
     be, which is named by ``spatial`` and is ``shape``.
-    ``payload_required`` is None when the schema has no ``payload`` block.
+    ``payload_required`` is None when the schema has no ``payload`` block. ``captured``: its events
+    come from a database and cannot be published.
     """
 
     event_type: str
@@ -74,6 +76,7 @@ class EventSchema:
     auth: StreamAuth | None
     max_historical_notifications: int | None
     base_token: str
+    captured: bool = False
 
 
 class Catalog:
@@ -89,15 +92,23 @@ class Catalog:
         self._by_name = bases | {name.lower(): self._schemas[name] for name in self.event_types}
 
     @classmethod
-    def parse(cls, raw: Mapping[str, object] | None, strict: bool | None) -> "Catalog":
+    def parse(
+        cls, raw: Mapping[str, object] | None, strict: bool | None, *, changes: bool = False
+    ) -> "Catalog":
         """The catalog of a ``notification_schema`` block; SchemaError when it cannot be used.
 
-        ``strict`` None means: exactly when there is at least one schema.
+        ``strict`` None means: exactly when there is at least one schema in the block. With
+        ``changes`` the event type of captured changes is there too.
         """
         blocks = {} if raw is None else read_mapping(raw, PATH)
+        strict = bool(blocks) if strict is None else strict
+        if changes:
+            blocks = with_changes(blocks, PATH)
         schemas = {name: _read_schema(name, block) for name, block in blocks.items()}
+        if changes:
+            schemas[CHANGE] = replace(schemas[CHANGE], captured=True)
         _refuse_shared_bases(schemas)
-        return cls(schemas, bool(schemas) if strict is None else strict)
+        return cls(schemas, strict)
 
     def refuse_guarded(self) -> None:
         """SchemaError when an event type asks for users; for a gateway that asks nobody who he is."""

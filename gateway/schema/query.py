@@ -89,6 +89,12 @@ def publication(request: Request, catalog: Catalog) -> Publication:
         texts = read_loose(identifier, "notification")
         topic, stored = build_schemaless(request.event_type, texts), msgspec.json.encode(texts)
     else:
+        if schema.captured:
+            raise Rejected(
+                "INVALID",
+                f"Events of type '{request.event_type}' are captured from a database; nobody can "
+                "publish one",
+            )
         topic, stored = _store(identifier, schema)
         if schema.payload_required and request.payload is None:
             raise Rejected(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import httpx
 
-DEADLINE_SEC = 20.0
+DEADLINE_SEC = 60.0
 
 Params: TypeAlias = Mapping[str, str] | list[tuple[str, str]] | None
 

@@ -224,7 +224,7 @@ async def test_retention_by_count_expires_what_it_removes(start_gateway: Start) 
     async with start_gateway(notification_schema={"note": kept}) as gateway:
         api = Api(gateway, gateway.tenant)
         await api.publish_many(10)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while len(await api.found()) > 3:
                 await asyncio.sleep(0.05)
         assert await api.found() == [8, 9, 10]

@@ -22,7 +22,7 @@ async def talk(gateway: RunningGateway, sent: bytes, *, until: bytes = b"") -> t
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     try:
         writer.write(sent)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             received = await (reader.readuntil(until) if until else reader.read(-1))
     finally:
         writer.close()
@@ -207,7 +207,7 @@ async def test_expect_100_continue_is_honoured(api: Api) -> None:
     lines = ("Host: x", "Expect: 100-continue", f"Content-Length: {len(body)}", "Connection: close")
     reader, writer = await asyncio.open_connection("127.0.0.1", api.gateway.port)
     writer.write(head_of("POST", NOTIFICATION, "1.1", api, *lines))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(body)
         answer = await reader.read(-1)

@@ -67,7 +67,7 @@ class Client:
             reader, writer = self.streams
             writer.write(case.raw)
             try:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     await self.check(case, reader)
             except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
                 raise AssertionError(f"no answer to {case.kind}: {case.raw[:300]!r}") from error

@@ -223,7 +223,7 @@ async def test_streams_are_counted_while_they_are_open_and_after(api: Api) -> No
 
 async def eventually(api: Api, name: str, value: float) -> None:
     """A stream is counted out when the server has noticed that its client left."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await scrape(api))[name] != value:
             await asyncio.sleep(0.01)
 

@@ -6,8 +6,8 @@ from itertools import islice
 import pytest
 
 from gateway import sse
-from gateway.client import Client, ClientError, Operation
-from gateway.following import Following
+from gateway.client import Client, ClientError
+from gateway.following import Following, Operation
 from tests.scripted import EVENT_STREAM, LOST, Reply, ScriptedServer, scripted
 
 PARAMS = [("event_type", "mars"), ("identifier.step.gte", "2")]

@@ -29,7 +29,7 @@ async def test_a_watch_told_to_close_while_it_attaches_is_closed_with_its_reason
     monkeypatch.setattr(Tail, "follow", slow_follow)
     async with (
         start_gateway() as gateway,
-        httpx.AsyncClient(base_url=gateway.url, timeout=10) as client,
+        httpx.AsyncClient(base_url=gateway.url, timeout=60) as client,
         client.stream("POST", "/api/v1/watch", json=QUAKES) as watch,
     ):
         await attaching.wait()

@@ -76,11 +76,16 @@ def watching(gateway: RunningGateway, **params: str) -> bytes:
 
 async def until(condition: Callable[[], object], description: str) -> None:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0)
     except TimeoutError:
-        raise AssertionError(f"not within 10 s: {description}") from None
+        raise AssertionError(f"not within 60 s: {description}") from None
+
+
+def kept_streams() -> list[LogStream]:
+    gc.collect()
+    return [each for each in gc.get_objects() if isinstance(each, LogStream)]
 
 
 def catch_ups(gateway: RunningGateway) -> float:
@@ -92,7 +97,7 @@ async def stall(gateway: RunningGateway) -> int:
     """Publish until the gateway has to wait for a client that does not read; the last sequence."""
     before = catch_ups(gateway)
     last = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while catch_ups(gateway) == before:
             last = await publish(gateway, LOAD_EVENTS, size=LOAD_BYTES)
     return last
@@ -269,12 +274,13 @@ async def test_a_client_that_takes_no_byte_for_the_send_timeout_is_closed_and_ot
 async def test_a_client_that_reads_slowly_is_not_taken_for_one_that_does_not_read(
     opened: Opened,
 ) -> None:
-    gateway = await opened(send_timeout_sec=1)
+    """The kernel's TCP_USER_TIMEOUT did, when its reads were small."""
+    gateway = await opened(send_timeout_sec=3)
     async with open_stream(gateway.port, watching(gateway), **SMALL) as slow:
         await slow.until("heartbeat")
         last = await stall(gateway)
         streams = gateway.gateway.streams
-        for _ in range(22):  # twice the time-out, by the gateway's own clock
+        for _ in range(66):  # twice the time-out, by the gateway's own clock
             tick = streams._tick + 10
             await until(lambda: streams._tick >= tick, "the clock ticks")  # noqa: B023 - awaited
             await slow.receive()
@@ -383,8 +389,7 @@ async def test_clients_that_leave_at_any_moment_leave_no_task_no_stream_and_no_r
     await until(lambda: not tail._readers and not tail._stopping, "nothing is read")
     # httpx, our client, and the server's own connections come and go with their requests.
     await until(lambda: len(asyncio.all_tasks()) <= len(before), "no task is left")
-    gc.collect()
-    assert [each for each in gc.get_objects() if isinstance(each, LogStream)] == []
+    await until(lambda: not kept_streams(), "no stream is kept in memory")
 
 
 # -- heartbeats

@@ -48,9 +48,9 @@ def storm(
 
 async def until(predicate: Callable[[], object], description: str) -> None:
     """Return when the predicate holds."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not predicate():
-        assert time.monotonic() < deadline, f"not within 20 s: {description}"
+        assert time.monotonic() < deadline, f"not within 60 s: {description}"
         await asyncio.sleep(0.01)
 
 
@@ -61,13 +61,13 @@ async def opened(gateway: RunningGateway, count: int = 1) -> None:
 
 async def take(stream: AsyncIterator[Any], count: int) -> list[int]:
     """The sequences of the next notifications."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [(await anext(stream)).sequence for _ in range(count)]
 
 
 async def read(client: pyaviso.AsyncAvisoClient, event_type: str, **options: Any) -> list[int]:
     """The sequences of a replay, which ends by itself."""
-    async with asyncio.timeout(20), client.listen(event_type, **options) as stream:
+    async with asyncio.timeout(60), client.listen(event_type, **options) as stream:
         return [notification.sequence async for notification in stream]
 
 

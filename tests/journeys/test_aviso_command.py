@@ -73,7 +73,7 @@ async def test_the_aviso_command_listens(
     await opened(gateway)
     for expected in (1, 2):
         await client.notify(**quake())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert json.loads(await process.stdout.readline())["sequence"] == expected
     process.terminate()
     await process.communicate()

@@ -100,17 +100,29 @@ class Controls:
 
 
 def done(response: httpx.Response, status: int = 200, *, null: bool = False) -> Any:
-    """The `data` of an answer that must be a success, in the one shape of successes."""
+    """The session of an answer that must be a success."""
+    data = _data(response, status)
+    if not (null and data is None):
+        assert sorted(data) == SESSION_KEYS
+    return data
+
+
+def done_many(response: httpx.Response) -> list[dict[str, Any]]:
+    """The sessions of an answer that must be a success."""
+    data: list[dict[str, Any]] = _data(response, 200)
+    assert all(sorted(session) == SESSION_KEYS for session in data)
+    return data
+
+
+def _data(response: httpx.Response, status: int) -> Any:
+    """The `data` of an answer in the one shape of successes."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body = response.json()
     assert sorted(body) == ["data", "message", "sent_at"]
     assert isinstance(body["message"], str)
     assert body["message"]
-    data = body["data"]
-    if not (null and data is None):
-        assert sorted(data) == SESSION_KEYS
-    return data
+    return body["data"]
 
 
 def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -381,6 +381,10 @@ class Stage:
         end = (await self.start(speed))["replay_end_timestamp"]
         for viewer in self.watching:
             await viewer.rests_at(end)
+            if viewer.connections > 1:
+                # Who came back is told how things stand first, what it has missed then; and the
+                # time once it has caught up.
+                await viewer.ticked()
 
     async def close(self) -> None:
         for viewer in self.viewers:

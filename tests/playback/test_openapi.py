@@ -52,6 +52,7 @@ def paths() -> dict[str, str]:
         "init": "/v1/replay/init",
         "reset": "/v1/replay/reset",
         "current": "/v1/replay/current-session",
+        "sessions": "/v1/replay/sessions",
         "replay": "/api/v1/replay",
         "configuration": "/v1/configuration",
     }
@@ -71,7 +72,8 @@ async def test_every_answer_about_a_session_is_as_the_document_says(
     document.check(answer, paths["init"])
     session = answer.json()["data"]["id"]
     document.check(await others.init(), paths["init"])
-    document.check(await controls.send("GET", paths["current"]), paths["current"])
+    for name in ("current", "sessions"):
+        document.check(await controls.send("GET", paths[name]), paths[name])
     params = {"event_type": "reading", "from_id": "1"}
     document.check(await controls.send("GET", paths["replay"], params=params), paths["replay"])
     body = {**params, "identifier": {}}

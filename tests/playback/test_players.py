@@ -33,6 +33,9 @@ class Nobody:
     def on_ended(self) -> None:
         raise AssertionError("it left before")
 
+    def on_sought(self) -> None:
+        raise AssertionError("nobody sought")
+
 
 class Member:
     """A watcher that always takes what it is sent."""
@@ -50,6 +53,9 @@ class Member:
     def on_ended(self) -> None:
         raise AssertionError("it left before")
 
+    def on_sought(self) -> None:
+        raise AssertionError("nobody sought")
+
 
 class Lingering:
     """A watcher that does not leave, like one that has stopped reading."""
@@ -59,6 +65,9 @@ class Lingering:
 
     def on_ended(self) -> None:
         """It finds out when it reads again."""
+
+    def on_sought(self) -> None:
+        raise AssertionError("nobody sought")
 
 
 async def session_of(stage: Stage) -> Session:

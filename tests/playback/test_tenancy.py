@@ -11,13 +11,14 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import RunningGateway, Start
-from tests.contract.users import PROXY, bearer
-from tests.playback.controls import END, START, Controls, done, refused
+from tests.contract.users import ADMIN, PROXY, bearer
+from tests.playback.controls import END, START, Controls, done, done_many, refused
 from tests.servers import Valkey
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SOURCES = ("body", "token", "header", "query")
+SESSIONS = "/v1/replay/sessions"
 INIT = {"replay_requested_timestamp": START, "replay_end_timestamp": END}
 # Everything that takes a body, then everything that takes none.
 CALLS: list[tuple[str, str, dict[str, str] | None]] = [
@@ -30,6 +31,7 @@ CALLS: list[tuple[str, str, dict[str, str] | None]] = [
     ("PUT", "/v1/configuration/snapshot-interval", {"snapshot_interval": ""}),
     ("PUT", "/v1/configuration/snapshot-list-tables", {"list_tables": ""}),
     ("GET", "/v1/replay/current-session", None),
+    ("GET", "/v1/replay/sessions", None),
     ("GET", "/v1/replay/{id}/stream", None),
     ("GET", "/v1/configuration", None),
 ]
@@ -192,7 +194,7 @@ async def test_nobody_may_call_without_credentials(
     refused(answer, 401, "UNAUTHORIZED")
     headers = bearer("reader") | {"X-Tenant-ID": tenant}
     answer = await guarded.client.request(method, path, json=body, headers=headers)
-    if path.startswith("/v1/configuration"):
+    if path.startswith(("/v1/configuration", "/v1/replay/sessions")):
         refused(answer, 403, "FORBIDDEN")
     else:
         assert answer.status_code in {200, 201, 404}
@@ -245,6 +247,37 @@ async def test_without_a_tenant_the_only_active_session_is_meant(alone: RunningG
     assert done(await nobody.reset())["id"] == other["id"]
     assert await nobody.current() is None
     assert await two.current() is None
+
+
+async def test_an_administrator_sees_the_sessions_of_all_tenants(alone: RunningGateway) -> None:
+    nobody = Controls(alone.client, None)
+    tenants = sorted(str(uuid4()) for _ in range(3))
+    assert done_many(await nobody.send("GET", SESSIONS)) == []
+    made = [await Controls(alone.client, tenant).begin() for tenant in tenants]
+    assert done_many(await nobody.send("GET", SESSIONS)) == made
+    second = Controls(alone.client, tenants[1])
+    assert done_many(await second.send("GET", SESSIONS)) == [made[1]], "the tenant that is named"
+    done(await second.end(made[1]["id"]))
+    assert done_many(await second.send("GET", SESSIONS)) == []
+    assert done_many(await nobody.send("GET", SESSIONS)) == [made[0], made[2]]
+    for tenant in tenants:
+        done(await Controls(alone.client, tenant).reset(), null=True)
+
+
+async def test_an_administrator_of_one_tenant_sees_no_session_of_others(
+    guarded: RunningGateway, tenant: str
+) -> None:
+    mine, other = Controls(guarded.client, tenant), Controls(guarded.client, str(uuid4()))
+    for controls in (mine, other):
+        controls.headers |= bearer("admin", "ops")
+    sessions = [await mine.begin(), await other.begin()]
+    seen = done_many(await Controls(guarded.client, None).send("GET", SESSIONS, headers=ADMIN))
+    assert [session for session in seen if session in sessions] == sorted(
+        sessions, key=lambda session: str(session["tenant_id"])
+    )
+    bound = bearer("admin", "ops", tenant_id=tenant)
+    answer = await Controls(guarded.client, None).send("GET", SESSIONS, headers=bound)
+    assert done_many(answer) == [sessions[0]]
 
 
 async def test_verbs_without_a_tenant_mean_the_default_one_even_if_there_is_another_session(

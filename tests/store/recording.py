@@ -7,7 +7,7 @@ from itertools import count
 
 from store.captured import changes
 from store.connection import Connection, meta_key
-from store.event import Appended, Draft, Envelope, Position
+from store.event import Appended, Draft, Envelope
 from store.log import EventLog
 
 SOURCE = "fleet"
@@ -89,30 +89,39 @@ class Recording:
 
     async def commit(
         self, ms: int, *rows: Row, source: str = SOURCE, xid: int | None = None, whole: bool = True
-    ) -> list[Position]:
+    ) -> None:
         """Record a transaction; without its last change when it is not `whole`."""
+        await self._store(self._drafts(ms, rows, source, xid, whole=whole))
+
+    async def commit_all(self, transactions: Sequence[tuple[int, Sequence[Row]]]) -> None:
+        """Record many, each at its time, in few calls."""
+        await self._store(
+            [
+                each
+                for ms, rows in transactions
+                for each in self._drafts(ms, rows, SOURCE, None, whole=True)
+            ]
+        )
+
+    def _drafts(
+        self, ms: int, rows: Sequence[Row], source: str, xid: int | None, *, whole: bool
+    ) -> list[Draft]:
         xid = next(self._xids) if xid is None else xid
         self.lsn += 0x100
         lsn = f"0/{self.lsn:X}"
-        drafts = [
+        ends = [whole and index == len(rows) - 1 for index in range(len(rows))]
+        return [
             draft(
                 row,
-                payload(
-                    row,
-                    xid=xid,
-                    lsn=lsn,
-                    index=index,
-                    last=whole and index == len(rows) - 1,
-                    source=source,
-                ),
+                payload(row, xid=xid, lsn=lsn, index=index, last=ends[index], source=source),
                 ms,
             )
             for index, row in enumerate(rows)
         ]
+
+    async def _store(self, drafts: list[Draft]) -> None:
         outcomes = await self.log.append(changes(self.tenant), ENVELOPE, drafts)
-        stored = [each for each in outcomes if isinstance(each, Appended)]
-        assert len(stored) == len(drafts), outcomes
-        return [each.position for each in stored]
+        assert all(isinstance(each, Appended) for each in outcomes), outcomes
 
     async def reach(self, ms: int, source: str = SOURCE) -> None:
         """Say that everything up to this time is recorded."""

@@ -310,3 +310,40 @@ def test_the_keys_of_a_stream_share_a_slot_and_streams_spread_over_the_readers()
         connection.reader_group(StreamKey("tenant", f"kind-{number}"), 8) for number in range(100)
     }
     assert groups == set(range(8))
+
+
+async def test_a_cancellation_that_comes_in_the_middle_of_a_command_is_not_forgotten(
+    connection: Connection, tenant: str
+) -> None:
+    """redis-py's sending forgot it on Python 3.11: a task that was told to end went on for ever."""
+
+    async def work() -> None:
+        while True:
+            await connection.execute("GET", f"ph:{{{tenant}}}:nothing")
+
+    for steps in range(100):
+        task = asyncio.create_task(work())
+        for _ in range(steps % 25 + 1):
+            await asyncio.sleep(0)
+        task.cancel()
+        async with asyncio.timeout(60):
+            await asyncio.wait([task])
+        assert task.cancelled()
+
+
+async def test_a_command_runs_in_the_clean_up_after_a_cancellation(
+    connection: Connection, tenant: str
+) -> None:
+    key = f"ph:{{{tenant}}}:left"
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await connection.execute("SET", key, "clean")
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert await connection.execute("GETDEL", key) == b"clean"

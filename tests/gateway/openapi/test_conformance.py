@@ -45,6 +45,7 @@ OPERATIONS = [
     ("GET", "/v1/replay/{id}/stream"),
     ("POST", "/v1/replay/reset"),
     ("GET", "/v1/replay/current-session"),
+    ("GET", "/v1/replay/sessions"),
     ("GET", "/v1/configuration"),
     ("PUT", "/v1/configuration/snapshot-interval"),
     ("PUT", "/v1/configuration/snapshot-list-tables"),
@@ -100,6 +101,6 @@ def test_every_answer_is_as_the_document_says(
         suppress_health_check=list(HealthCheck),
     )
     def check(case: Any) -> None:
-        case.call_and_validate(checks=CHECKS, timeout=20)
+        case.call_and_validate(checks=CHECKS, timeout=60)
 
     check()

@@ -140,6 +140,7 @@ def test_every_route_is_described() -> None:
         ("/v1/replay/{id}/stream", "get"),
         ("/v1/replay/reset", "post"),
         ("/v1/replay/current-session", "get"),
+        ("/v1/replay/sessions", "get"),
         ("/v1/configuration", "get"),
         ("/v1/configuration/snapshot-interval", "put"),
         ("/v1/configuration/snapshot-list-tables", "put"),

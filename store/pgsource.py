@@ -1,0 +1,291 @@
+"""A PostgreSQL that is captured: two connections to it, its slot, and its changes in steps.
+
+Everything by SQL calls: peek what the slot has, and, once it is in the log, advance it. Every failure
+leaves here as SourceUnavailable (try again), SourceRefused (what to change) or a StoreError.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from store.errors import SourceRefused, SourceUnavailable, StoreError
+from store.pgcatalog import kinds, primary_key
+from store.pgtypes import SESSION_SETTINGS, Kind, quote_identifier
+
+PLUGIN = "pgoutput"
+CONNECT_TIMEOUT_SEC = 10.0
+# Of everything that PostgreSQL answers at once; a peek may take its time.
+ANSWER_TIMEOUT_SEC = 30.0
+PAGE_ROWS = 1000
+_MINIMUM_VERSION = 140_000
+_APPLICATION = "playhead"
+# A peek may hold this much in memory before it goes to a temporary file of the source.
+_WORK_MEM = "16MB"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """A source as it is configured.
+
+    ``tenant`` is whose all rows are; with a ``tenant_column``, whose those are that name none.
+    """
+
+    name: str
+    dsn: str
+    publication: str
+    slot: str
+    tables: tuple[str, ...]
+    tenant: str
+    tenant_column: str | None
+    resume_when_lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which database cluster it is; a timeline ends where a standby took over."""
+
+    system_id: str
+    timeline: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """``lost`` says why the slot can be read no more, None while it can."""
+
+    confirmed_lsn: int
+    restart_lsn: int
+    plugin: str
+    database: str
+    lost: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The source's time (ms since 1970, UTC) and where its write-ahead log stood just after."""
+
+    ms: int
+    insert_lsn: int
+    flush_lsn: int
+
+
+class PgSource:
+    """Opened once; when anything fails it is closed and another one opened."""
+
+    def __init__(self, settings: SourceSettings) -> None:
+        self.settings = settings
+        self.version = 0
+        self._control: Any = None
+        self._reading: Any = None
+        # One query at a time on the control connection, whoever asks.
+        self._asking = asyncio.Lock()
+        self._may_log_snapshot = True
+
+    async def open(self) -> None:
+        self._control = await self._connect()
+        self._reading = await self._connect()
+        self.version = int(await self.value("SELECT current_setting('server_version_num')"))
+
+    async def _connect(self) -> Any:
+        settings = {**SESSION_SETTINGS, "application_name": _APPLICATION, "work_mem": _WORK_MEM}
+        async with self._translated("cannot be reached"):
+            connection = await asyncpg.connect(
+                self.settings.dsn, server_settings=settings, timeout=CONNECT_TIMEOUT_SEC
+            )
+        version = connection.get_server_version()
+        if version.major * 10_000 < _MINIMUM_VERSION:
+            await connection.close()
+            raise SourceRefused(
+                [f"it runs PostgreSQL {version.major}; Playhead captures version 14 or newer"]
+            )
+        # Else a long peek of a process that was killed keeps the slot until it has an answer.
+        await connection.execute("SET client_connection_check_interval = '2s'")
+        return connection
+
+    def close(self) -> None:
+        for connection in (self._control, self._reading):
+            if connection is not None:
+                connection.terminate()
+
+    @asynccontextmanager
+    async def _translated(self, what: str = "did not answer") -> AsyncIterator[None]:
+        try:
+            yield
+        except (
+            asyncpg.InvalidAuthorizationSpecificationError,
+            asyncpg.InvalidCatalogNameError,
+            asyncpg.ClientConfigurationError,
+        ) as error:
+            raise SourceRefused([f"it cannot be logged in to: {error}"]) from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise SourceRefused([f"its role may not do what capture needs: {error}"]) from error
+        except (
+            asyncpg.PostgresConnectionError,
+            asyncpg.OperatorInterventionError,
+            asyncpg.InsufficientResourcesError,
+            asyncpg.ObjectInUseError,
+            asyncpg.InterfaceError,
+            OSError,
+        ) as error:
+            told = str(error) or type(error).__name__
+            raise SourceUnavailable(f"source '{self.settings.name}' {what}: {told}") from error
+        except asyncpg.PostgresError as error:
+            raise StoreError(f"source '{self.settings.name}' refused a query: {error}") from error
+
+    # -- asking
+
+    async def fetch(self, query: str, *args: object) -> list[Any]:
+        async with self._asking, self._translated():
+            found: list[Any] = await self._control.fetch(query, *args, timeout=ANSWER_TIMEOUT_SEC)
+            return found
+
+    async def value(self, query: str, *args: object) -> Any:
+        rows = await self.fetch(query, *args)
+        return rows[0][0] if rows else None
+
+    async def execute(self, query: str) -> None:
+        """A statement that may take as long as it likes."""
+        async with self._asking, self._translated():
+            await self._control.execute(query)
+
+    async def own(self) -> bool:
+        """Become the one process that captures this source, for as long as the connection lives."""
+        return bool(
+            await self.value(
+                "SELECT pg_try_advisory_lock(hashtextextended($1, 0))",
+                f"playhead capture {self.settings.slot}",
+            )
+        )
+
+    async def identity(self) -> Identity:
+        [row] = await self.fetch(
+            "SELECT system_identifier::text AS system_id, timeline_id AS timeline "
+            "FROM pg_control_system(), pg_control_checkpoint()"
+        )
+        return Identity(row["system_id"], row["timeline"])
+
+    async def moment(self) -> Moment:
+        # The time is taken first: what was committed before it lies before the place.
+        [row] = await self.fetch(
+            "SELECT (extract(epoch FROM t.now) * 1000)::int8 AS ms, "
+            "pg_current_wal_insert_lsn() AS insert_lsn, pg_current_wal_flush_lsn() AS flush_lsn "
+            "FROM (SELECT clock_timestamp() AS now OFFSET 0) t"
+        )
+        return Moment(row["ms"], row["insert_lsn"], row["flush_lsn"])
+
+    async def kinds(self, oids: list[int]) -> dict[int, Kind]:
+        return await kinds(self, oids)
+
+    async def primary_key(self, oid: int) -> tuple[str, ...] | None:
+        return await primary_key(self, oid)
+
+    # -- the slot
+
+    async def slot(self) -> Slot | None:
+        rows = await self.fetch(
+            "SELECT to_jsonb(s) ->> 'invalidation_reason' AS reason, wal_status, plugin, database, "
+            "slot_type, confirmed_flush_lsn, restart_lsn "
+            "FROM pg_replication_slots s WHERE slot_name = $1",
+            self.settings.slot,
+        )
+        if not rows:
+            return None
+        row = rows[0]
+        lost = row["reason"] or ("wal_removed" if row["wal_status"] == "lost" else None)
+        return Slot(
+            row["confirmed_flush_lsn"] or 0,
+            row["restart_lsn"] or 0,
+            row["plugin"] or row["slot_type"],
+            row["database"] or "",
+            lost,
+        )
+
+    async def create_slot(self) -> Slot:
+        """Waits for the transactions that are open to end."""
+        try:
+            async with self._asking, self._translated():
+                await self._control.execute(
+                    "SELECT pg_create_logical_replication_slot($1, $2)",
+                    *(self.settings.slot, PLUGIN),
+                )
+        except SourceUnavailable as error:
+            if not isinstance(error.__cause__, asyncpg.ConfigurationLimitExceededError):
+                raise
+            most = await self.value("SELECT current_setting('max_replication_slots')")
+            raise SourceRefused(
+                [
+                    f"all its {most} replication slots are taken: drop one with "
+                    "SELECT pg_drop_replication_slot('…'), or raise max_replication_slots and "
+                    "restart PostgreSQL"
+                ]
+            ) from error
+        created = await self.slot()
+        if created is None:
+            raise SourceUnavailable(f"slot '{self.settings.slot}' was dropped as it was made")
+        return created
+
+    async def drop_slot(self) -> None:
+        await self.fetch("SELECT pg_drop_replication_slot($1)", self.settings.slot)
+
+    async def peek(self, upto_lsn: int) -> AsyncGenerator[list[bytes], None]:
+        """The messages of every transaction committed before this place that the slot has.
+
+        In pages; a transaction of any size takes no more memory than a page here, and a temporary
+        file at the source.
+        """
+        async with self._translated():
+            transaction = self._reading.transaction(readonly=True)
+            await transaction.start()
+            try:
+                cursor = await self._reading.cursor(
+                    "SELECT data FROM pg_logical_slot_peek_binary_changes($1, $2, NULL, "
+                    "'proto_version', '1', 'publication_names', $3)",
+                    *(self.settings.slot, upto_lsn, quote_identifier(self.settings.publication)),
+                )
+                while rows := await cursor.fetch(PAGE_ROWS):
+                    yield [data for (data,) in rows]
+            except BaseException:
+                # To roll back would be to wait for a source that may be gone.
+                self._reading.terminate()
+                raise
+            await transaction.rollback()
+
+    async def advance(self, lsn: int) -> None:
+        """Let the source forget what comes before this place."""
+        async with self._asking, self._translated():
+            await self._control.fetchval(
+                "SELECT end_lsn FROM pg_replication_slot_advance($1, $2)",
+                *(self.settings.slot, lsn),
+            )
+
+    async def log_running_transactions(self) -> None:
+        """Give the slot a later place to read on from; the source does so by itself every 15 s.
+
+        Needs version 16 and the right to; without them a peek reads more than it would have to.
+        """
+        if not self._may_log_snapshot or self.version < 160_000:
+            return
+        try:
+            await self.fetch("SELECT pg_log_standby_snapshot()")
+        except SourceRefused:
+            self._may_log_snapshot = False
+
+    # -- rows
+
+    async def row_now(
+        self, table: str, expressions: str, key: bytes, columns: tuple[str, ...], xid: int
+    ) -> str | None:
+        """Columns of a row as JSON, if the transaction wrote the version that is there now."""
+        same = " AND ".join(
+            f"t.{quote_identifier(name)} = k.{quote_identifier(name)}" for name in columns
+        )
+        found = await self.value(
+            f"SELECT (SELECT to_json(r)::text FROM (SELECT {expressions}) r) "  # noqa: S608 - quoted
+            f"FROM {table} t, json_populate_record(NULL::{table}, $1::json) k "
+            f"WHERE {same} AND t.xmin::text::int8 = $2",
+            *(key.decode(), xid),
+        )
+        return None if found is None else str(found)
