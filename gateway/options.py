@@ -259,6 +259,33 @@ class Playback(Struct, frozen=True):
         bool,
         Meta(description="A one-shot replay of a named tenant takes the tenant's session lock."),
     ] = True
+    database: (
+        Annotated[
+            str,
+            Meta(
+                description="PostgreSQL that sessions are played into; its tables are emptied and "
+                "filled by them.",
+                extra={"secret": True},
+            ),
+        ]
+        | None
+    ) = None
+    work_limit_sec: Annotated[
+        int,
+        Meta(
+            description="What a verb does in playback.database fails after this.",
+            ge=1,
+            le=7 * 86_400,
+        ),
+    ] = 900
+    outage_sec: Annotated[
+        float,
+        Meta(description="playback.database may be away this long before play fails.", gt=0),
+    ] = 30
+    step_patience_sec: Annotated[
+        float,
+        Meta(description="A verb is answered after this, though its work goes on.", ge=0, le=3600),
+    ] = 10
 
 
 class CaptureSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -21,10 +21,12 @@ from gateway.playback.cursor import SessionCursor
 from gateway.playback.players import Players
 from gateway.playback.range import RangeError, Ranges, Wanted
 from gateway.playback.session_stream import SessionStream
+from gateway.playback.writer import Writer
 from gateway.routes.request import RETRY_MS, locked, parse_body, read_body
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.schema.policy import StreamAuth
+from store.captured import CHANGE
 from store.event import rfc3339
 from store.server_time import ServerTime
 from store.session import Answer, Outcome, Session, Sessions
@@ -82,6 +84,7 @@ class SessionRoutes:
     sessions: Sessions
     ranges: Ranges
     players: Players
+    writer: Writer | None
     states: States
     streams: Streams
     access: Access
@@ -131,8 +134,9 @@ class SessionRoutes:
             event_types=found.event_types,
             again=body.session_id is not None,
             failure=found.failure,
+            owned=self.writer is not None and CHANGE in found.event_types,
         )
-        session = _require(outcome, body.session_id or "")
+        session = _require(await self._done(tenant, outcome), body.session_id or "")
         answer = _answer(session, "Replay session initialised", status=201)
         answer.headers["Location"] = f"/v1/replay/{session.view.id}"
         return answer
@@ -142,12 +146,13 @@ class SessionRoutes:
         self.speeds.admit(body.replay_speed)
         session_id = request.path_params["id"]
         outcome = await self.sessions.start(tenant, session_id, body.replay_speed)
+        outcome = await self._done(tenant, outcome)
         return _answer(_require(outcome, session_id), "Replay started")
 
     async def stop(self, request: Request) -> Response:
         _, _, tenant = await self._read(request, _Tenant)
         session_id = request.path_params["id"]
-        outcome = await self.sessions.stop(tenant, session_id)
+        outcome = await self._done(tenant, await self.sessions.stop(tenant, session_id))
         return _answer(_require(outcome, session_id), "Replay stopped")
 
     async def seek(self, request: Request) -> Response:
@@ -166,6 +171,7 @@ class SessionRoutes:
                 f"timestamp must be from {rfc3339(clock.start_ms)} to {rfc3339(clock.end_ms)}, "
                 f"got: '{body.timestamp}'"
             )
+        outcome = await self._done(tenant, outcome)
         return _answer(_require(outcome, session_id), "Replay moved")
 
     async def end(self, request: Request) -> Response:
@@ -178,12 +184,14 @@ class SessionRoutes:
                 raise ApiError(
                     403, "FORBIDDEN", "forbidden", "The session belongs to another tenant"
                 )
+        outcome = await self._done(tenant, outcome)
         return _answer(_require(outcome, session_id), "Replay ended")
 
     async def reset(self, request: Request) -> Response:
         body, user = await self._read_body(request, _Tenant)
         tenant = await self._tenant_or_only(request, user, body.tenant_id)
-        outcome = await self.sessions.reset(tenant)
+        resetting = self.sessions if self.writer is None else self.writer
+        outcome = await resetting.reset(tenant)
         return _answer(outcome.session, "Replay reset")
 
     async def current(self, request: Request) -> Response:
@@ -191,6 +199,10 @@ class SessionRoutes:
         tenant = await self._tenant_or_only(request, user, None)
         session = await self.sessions.get(tenant)
         return _answer(session, "Active replay session" if session else "No active replay session")
+
+    async def _done(self, tenant: str, outcome: Outcome) -> Outcome:
+        """What came of a verb when the work that it asked for is done, or has taken long."""
+        return outcome if self.writer is None else await self.writer.wait(tenant, outcome)
 
     async def active(self, request: Request) -> Response:
         """The sessions of all tenants, for an administrator; of the one that is named."""
@@ -305,6 +317,8 @@ def _invalid(message: str) -> ApiError:
 
 
 def _answer(session: Session | None, message: str, *, status: int = 200) -> Response:
+    if session is not None and session.working:
+        message = "The session is at work on that; ask current-session how it goes"
     return _enveloped(None if session is None else session.session, message, status)
 
 

@@ -27,9 +27,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.remote",),
     ("gateway.following", "gateway.resumption", "gateway.terminal", "gateway.arguments"),
     ("gateway.client", "gateway.eventsource", "gateway.ndjson"),
-    ("store.schedule",),
+    ("store.schedule", "store.playback_db"),
+    ("store.playback_target",),
     ("store.snapshot", "store.source_tables", "store.alignment", "store.state"),
     ("store.snapshot_reader", "store.row_upload", "store.snapshot_source", "store.captured"),
+    ("store.playback_connection", "store.playback_script"),
     ("store.snapshot_index", "store.objects", "store.row_file", "store.fold", "store.tenant_rows"),
     ("store.retention", "store.tail", "store.merge", "store.embedded", "store.embedded_postgres"),
     ("store.capture", "store.source_setup"),
@@ -43,7 +45,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
     ("store.cluster",),
-    ("store.visibility", "store.cron"),
+    ("store.visibility", "store.cron", "store.playback_tables", "store.playback_schema"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
@@ -51,7 +53,7 @@ ONLY = {
     "redis": {"store.connection", "store.cluster"},
     "asyncpg": {
         "store.pgsource",
-        "store.playback_db",
+        "store.playback_connection",
         "store.snapshot_source",
         "store.source_tables",
     },
