@@ -1,9 +1,10 @@
-"""What is kept of a tenant's session changes, and for how long."""
+"""What is kept of a tenant's session and its changes, and for how long."""
 
 import pytest
 
 from store.connection import Connection, log_key, meta_key
 from store.session import feed
+from tests.playback.controls import NOBODY, Controls, refused
 from tests.playback.stage import Recording, Stage, evenly
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -42,3 +43,15 @@ async def test_a_feed_that_is_gone_is_followed_again_when_it_begins_anew(
         runs = viewer.runs()
         assert runs[max(runs)] == recording.between(500, 1e9)
         assert viewer.connections == 1
+
+
+async def test_a_stream_that_is_refused_is_no_interest_in_the_session(
+    controls: Controls, backend: Connection
+) -> None:
+    """Symptom: a client that asked for a session long gone kept the tenant's present one alive."""
+    await controls.begin()
+    record = f"ph:{{{controls.tenant}}}:session"
+    touched = await backend.execute("HGET", record, "touched")
+    for _ in range(5):
+        refused(await controls.send("GET", f"/v1/replay/{NOBODY}/stream"), 404, "SESSION_NOT_FOUND")
+    assert await backend.execute("HGET", record, "touched") == touched
