@@ -391,6 +391,7 @@ local END_WALK = { 'MSG_END_REQUESTED', 'MSG_END_IN_PROGRESS', 'MSG_END_OK', 'DB
   'DB_END_IN_PROGRESS', 'DB_END_OK' }
 
 local function finish(keys, session, now)
+  session.event, session.wall = playhead(session, now), now
   session.error = ''
   walk(keys, session, now, END_WALK)
   redis.call('DEL', keys[1])
@@ -536,7 +537,6 @@ local function session_end(keys, args)
   if not session or (args[1] ~= '' and session.id ~= args[1]) then
     return { 'missing' }
   end
-  session.event, session.wall = playhead(session, now), now
   finish(keys, session, now)
   return { 'ok', describe(session, now) }
 end
