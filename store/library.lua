@@ -503,6 +503,7 @@ local function ending(session)
 end
 
 local function finish(keys, session, now)
+  session.event, session.wall = playhead(session, now), now
   session.error = ''
   walk(keys, session, now, END_WALK)
   redis.call('DEL', keys[1])
@@ -689,11 +690,11 @@ local function session_end(keys, args)
   if not session or (args[1] ~= '' and session.id ~= args[1]) then
     return { 'missing' }
   end
-  session.event, session.wall = playhead(session, now), now
   if session.owned == 0 or args[2] == '1' then
     redis.call('DEL', keys[5])
     finish(keys, session, now)
   elseif not ending(session) then
+    session.event, session.wall = playhead(session, now), now
     session.touched = now
     request(keys, session, now, 'MSG_END_REQUESTED')
   end

@@ -40,12 +40,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.last_rows",),
     ("store.change_stream", "store.pgsource", "store.capture_record"),
     ("store.rows", "store.pgcatalog"),
+    ("store.playback_tables",),
     ("store.pgoutput", "store.pgtypes"),
     ("store.log", "store.data_directory", "store.server_binary"),
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
     ("store.cluster",),
-    ("store.visibility", "store.cron", "store.playback_tables", "store.playback_schema"),
+    ("store.visibility", "store.cron", "store.playback_schema"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
