@@ -149,6 +149,11 @@ def _about_words(settings: Settings) -> Iterator[str]:
         yield "publish.event_type_prefix must be printable"
     if settings.drain.timeout_sec < settings.drain.window_sec:
         yield "drain.timeout_sec must not be lower than drain.window_sec"
+    playback = settings.playback
+    if playback.lowest_speed > playback.highest_speed:
+        yield "playback.lowest_speed must not be above playback.highest_speed"
+    if playback.default_range_sec > playback.longest_range_sec:
+        yield "playback.default_range_sec must not be longer than playback.longest_range_sec"
 
 
 def _about_store_url(url: str) -> Iterator[str]:

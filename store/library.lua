@@ -293,7 +293,9 @@ end
 -- walks its statuses; each of them is written to the tenant's feed, which the watchers follow.
 -- Keys of every verb: record, feed, feed's meta, lease of a one-shot replay.
 
-local FEED_LENGTH = 1000
+local FEED_LENGTH = 100
+-- After a session's end its feed is kept so long for who has yet to hear of it.
+local FEED_REST_MS = 3600000
 local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant', 'epoch' }
 local NUMBERS = { 'revision', 'run', 'entered', 'start', 'end', 'wall', 'event', 'played', 'touched', 'idle' }
 
@@ -376,12 +378,20 @@ local function walk(keys, session, now, statuses)
       describe(session, now))
   end
   redis.call('XTRIM', keys[2], 'MAXLEN', '~', FEED_LENGTH)
+  for i = 2, 3 do
+    if session.status == 'DB_END_OK' then
+      redis.call('PEXPIRE', keys[i], FEED_REST_MS)
+    else
+      redis.call('PERSIST', keys[i])
+    end
+  end
 end
 
 local END_WALK = { 'MSG_END_REQUESTED', 'MSG_END_IN_PROGRESS', 'MSG_END_OK', 'DB_END_REQUESTED',
   'DB_END_IN_PROGRESS', 'DB_END_OK' }
 
 local function finish(keys, session, now)
+  session.event, session.wall = playhead(session, now), now
   session.error = ''
   walk(keys, session, now, END_WALK)
   redis.call('DEL', keys[1])
@@ -527,7 +537,6 @@ local function session_end(keys, args)
   if not session or (args[1] ~= '' and session.id ~= args[1]) then
     return { 'missing' }
   end
-  session.event, session.wall = playhead(session, now), now
   finish(keys, session, now)
   return { 'ok', describe(session, now) }
 end

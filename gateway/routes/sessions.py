@@ -212,7 +212,7 @@ class SessionRoutes:
             cursor = SessionCursor.parse(text) if text else None
         except ValueError as error:
             raise _invalid(str(error)) from error
-        session = await self.sessions.get(tenant, touch=True)
+        session = await self.sessions.get(tenant)
         if session is None or session.view.id != session_id:
             raise _not_found(session_id)
         self._require_read(user, session.view.event_types)

@@ -221,6 +221,15 @@ async def test_who_resumes_in_a_log_that_was_wiped_is_told(
     assert [item.place for item in items_of(batches) if item.entry][-1] == (18, 1, 2)
 
 
+async def test_a_time_of_which_a_part_is_gone_is_told(log: EventLog, tenant: str) -> None:
+    """Symptom: the rest of a transaction came as if it were all of it."""
+    await record(log, tenant, [5] * 10, [5])
+    await log.trim(StreamKey(tenant, "air"), Retention(max_count=4))
+    batches = await read_all(merge(log, tenant, 2, Place.before_ms(5)))
+    assert [(kind, gap.first_available) for kind, gap in gaps_of(batches)] == [(0, 7)]
+    assert len([item for item in items_of(batches) if item.entry]) == 5
+
+
 async def test_no_gap_is_told_where_all_that_is_asked_for_is_kept(
     log: EventLog, tenant: str
 ) -> None:

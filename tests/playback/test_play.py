@@ -76,6 +76,21 @@ async def test_the_time_of_the_session_is_told_each_second(
     assert player.TICK_SEC == 1
 
 
+async def test_the_time_is_told_on_when_the_servers_clock_goes_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Symptom: nothing was told until the clock had come up again to where it had been."""
+    monkeypatch.setattr(player, "TICK_SEC", 0.02)
+    await stage.begin(Recording([]))
+    viewer = await stage.watch()
+    await viewer.ticked(3)
+    server_time = stage.first.gateway.server_time
+    now_ms = server_time.now_ms
+    with monkeypatch.context() as back:
+        back.setattr(server_time, "now_ms", lambda: now_ms() - 3_600_000)
+        await viewer.ticked(3)
+
+
 async def test_events_of_one_time_are_never_parted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

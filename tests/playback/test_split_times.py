@@ -1,6 +1,7 @@
 """Events of one time that are read in parts: what watchers do while the rest of them is not known."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.playback import player
+from gateway.playback.ahead import ReadAhead
 from gateway.playback.session_stream import SessionStream
 from store.event import Page, Position
 from store.log import EventLog
@@ -121,3 +124,32 @@ async def test_a_watcher_in_mid_time_with_a_change_to_be_told_waits_for_the_rest
             ids = Counter(str(frame.id) for frame in frames if frame.event == "replay")
             assert list(ids) == sorted(ids, key=lambda text: int(text.rpartition("-")[2]))
             assert set(ids.values()) == {1}
+
+
+async def test_a_player_in_mid_time_rests_until_more_of_it_is_read(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Symptom: a tick was due that could not be sent, and it woke every 4 ms to find that out."""
+    rounds = 0
+    collect = ReadAhead.collect
+
+    def counting(ahead: ReadAhead) -> None:
+        nonlocal rounds
+        rounds += 1
+        collect(ahead)
+
+    monkeypatch.setattr(ReadAhead, "collect", counting)
+    monkeypatch.setattr(player, "TICK_SEC", 0.1)
+    sluice = Sluice(stage.first.gateway.log, monkeypatch)
+    recording = Recording([0] * 50)
+    await stage.begin(recording)
+    viewer = await stage.watch()
+    sluice.open(20)
+    await stage.start()
+    await viewer.plays(20)
+    began, rounds = time.monotonic(), 0
+    for _ in range(200):
+        await stage.controls.current()
+    assert rounds < 20 + (time.monotonic() - began) / player.TICK_SEC
+    sluice.open(50)
+    await viewer.plays(30)

@@ -160,6 +160,18 @@ async def test_two_that_disagree_are_refused_and_two_that_agree_are_not(
     assert response.status_code == expected
 
 
+async def test_one_source_that_names_two_is_refused(guarded: RunningGateway) -> None:
+    """Symptom: the last one in the query was meant, the first one of the headers."""
+    one, other = str(uuid4()), str(uuid4())
+    path = "/v1/replay/current-session"
+    for named, status in (((one, other), 400), ((one, one.upper()), 200)):
+        headers = [*bearer("reader").items(), *(("X-Tenant-ID", each) for each in named)]
+        in_headers = await guarded.client.get(path, headers=headers)
+        params = {"tenant_id": list(named)}
+        in_query = await guarded.client.get(path, params=params, headers=bearer("reader"))
+        assert [in_headers.status_code, in_query.status_code] == [status] * 2
+
+
 async def test_a_third_that_disagrees_with_two_is_refused(guarded: RunningGateway) -> None:
     tenant, stranger = str(uuid4()), str(uuid4())
     for odd in SOURCES:
