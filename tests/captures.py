@@ -73,8 +73,11 @@ class Site:
     def stream(self) -> StreamKey:
         return StreamKey(self.tenant, CHANGE)
 
+    def with_options(self, **options: Any) -> SourceSettings:
+        return replace(self.settings, **options)
+
     def capture(self, **options: Any) -> Capture:
-        settings = replace(self.settings, **options)
+        settings = self.with_options(**options)
         return Capture(
             settings,
             log=self.log,
@@ -147,8 +150,9 @@ class Site:
         entries = await self.connection.execute("XRANGE", key, "-", "+")
         return [json.loads(event) for _, (_, event) in entries]
 
-    async def topics(self) -> list[str]:
-        entries = await self.connection.execute("XRANGE", log_key(self.stream), "-", "+")
+    async def topics(self, tenant: str | None = None) -> list[str]:
+        key = log_key(StreamKey(tenant or self.tenant, CHANGE))
+        entries = await self.connection.execute("XRANGE", key, "-", "+")
         return [topic.decode() for _, (topic, _) in entries]
 
     async def changes(self, tenant: str | None = None) -> list[Json]:
@@ -156,11 +160,12 @@ class Site:
         await self.caught_up()
         return [event["data"]["payload"] for event in await self.events(tenant)]
 
-    async def changes_now(self) -> list[Json]:
-        return [event["data"]["payload"] for event in await self.events()]
+    async def changes_now(self, tenant: str | None = None) -> list[Json]:
+        return [event["data"]["payload"] for event in await self.events(tenant)]
 
-    async def meta(self, field: str) -> str | None:
-        found = await self.connection.execute("HGET", meta_key(self.stream), field)
+    async def meta(self, field: str, tenant: str | None = None) -> str | None:
+        key = meta_key(StreamKey(tenant or self.tenant, CHANGE))
+        found = await self.connection.execute("HGET", key, field)
         return None if found is None else found.decode()
 
     async def breaks(self, tenant: str | None = None) -> list[str]:
