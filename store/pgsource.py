@@ -93,10 +93,14 @@ class PgSource:
 
     async def _connect(self) -> Any:
         settings = {**SESSION_SETTINGS, "application_name": _APPLICATION, "work_mem": _WORK_MEM}
-        async with self._translated("cannot be reached"):
-            connection = await asyncpg.connect(
-                self.settings.dsn, server_settings=settings, timeout=CONNECT_TIMEOUT_SEC
-            )
+        try:
+            async with self._translated("cannot be reached"):
+                connection = await asyncpg.connect(
+                    self.settings.dsn, server_settings=settings, timeout=CONNECT_TIMEOUT_SEC
+                )
+        except ValueError as error:
+            # Which says what it could not read, perhaps a password.
+            raise SourceRefused(["its dsn cannot be read as an address"]) from error
         version = connection.get_server_version()
         if version.major * 10_000 < _MINIMUM_VERSION:
             await connection.close()
