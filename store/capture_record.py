@@ -1,8 +1,8 @@
 """What is kept in the log's server about a captured source: who it is, how far it is in the log.
 
-`ph:capture:<source>` is a hash; `…:tenants` has the tenants it ever wrote to,
-`ph:captures` the names of all sources. Of a tenant: `through:<source>` in the meta of its changes, and the
-list of its breaks. Written before the source may forget, so that a loss is always seen.
+`ph:capture:<source>` is a hash; `…:tenants` has the tenants it ever wrote to, `ph:captures` the names of
+all sources. Of a tenant: `through:<source>` in the meta of its changes, and the list of its breaks. All
+is written before the source may forget, so that a loss is always seen.
 """
 
 import asyncio
@@ -31,8 +31,9 @@ def parse_lsn(text: str) -> int:
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A table's key, and its columns with their types."""
+    """A table's name, its key, and its columns with their types."""
 
+    name: str
     key: list[str]
     columns: list[str]
 
