@@ -12,10 +12,9 @@ from starlette.routing import BaseRoute, Route
 from gateway import row_text, sse
 from gateway.auth import Access, User
 from gateway.census import Streams
-from gateway.errors import ApiError
+from gateway.errors import ApiError, shutting_down
 from gateway.metrics import Metrics
 from gateway.playback.tables import parse_tables
-from gateway.routes.request import shutting_down
 from gateway.routes.tenancy import Tenancy
 from gateway.row_stream import Body, LineResponse, RowStream
 from gateway.schema.catalog import Catalog
