@@ -350,7 +350,7 @@ async def test_only_the_configured_tables_are_in_it(make: Make, source: asyncpg.
         assert len(state["public.car"]) == 2
         opened = await studio.states.open(studio.tenant, ms)
         assert opened.excluded == {"public.note"}
-        assert opened.sources == {studio.name}
+        assert opened.sources == frozenset({studio.name})
 
 
 async def test_tables_of_every_kind_are_read_as_they_are_captured(
