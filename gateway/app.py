@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from gateway import edge
 from gateway.auth import Authenticator, OpenAccess
+from gateway.captures import Captures, CaptureWatch
 from gateway.census import Streams
 from gateway.cloudevent import Renderer
 from gateway.cors import Cors
@@ -107,6 +108,12 @@ class Gateway:
             ),
         )
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
+        self.captures = Captures(
+            settings, catalog, log=self.log, connection=connection, metrics=self.metrics
+        )
+        self.capture_watch = CaptureWatch(
+            connection, [source.name for source in settings.capture.sources], self.metrics
+        )
         self._connection = connection
         self.app = self._build(catalog)
 
@@ -259,6 +266,7 @@ class Gateway:
                 tail_lag_ms=self.tail.lag_ms,
                 durability=self._connection.durability.describe,
                 draining=lambda: self.draining,
+                captures=self.capture_watch.report,
             ),
             document=build_document(
                 catalog,
@@ -332,7 +340,10 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
             ("retention", gateway.retainer.run),
             ("server time", gateway.server_time.run),
             ("sessions", gateway.sessions.run),
+            ("capture watch", gateway.capture_watch.run),
         ]
+        if settings.capture.enabled:
+            works.append(("capture", gateway.captures.run))
         if embedded is not None:
             gateway.metrics.watch_restarts(embedded)
             works.append(("embedded server", embedded.failed))

@@ -1,5 +1,6 @@
-"""The `playhead` command: serve | publish | watch | replay | play | sessions | check."""
+"""The `playhead` command: serve | capture | publish | watch | replay | play | sessions | check."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from rich.table import Table
 from gateway import logs
 from gateway import settings as configuration
 from gateway.arguments import UsageError, build_notification, build_params
+from gateway.captures import check_sources
 from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError
 from gateway.following import Following, Operation
 from gateway.ndjson import read_batches
@@ -27,8 +29,9 @@ from gateway.remote.play import Wanted
 from gateway.remote.play import play as play_session
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import SchemaError
+from gateway.serve import run_capture
 from gateway.serve import serve as serve_gateway
-from gateway.settings import Loaded, SettingsError
+from gateway.settings import Loaded, Settings, SettingsError
 from gateway.terminal import describe_event, drop_output, say, show_progress, write_line
 from store.errors import StoreError
 
@@ -102,7 +105,11 @@ def _load(config: Path | None, flags: Mapping[str, object]) -> tuple[Loaded, Cat
     try:
         loaded = configuration.load(config, os.environ, flags)
         read = loaded.settings
-        catalog = Catalog.parse(read.notification_schema, read.notification_schema_strict)
+        catalog = Catalog.parse(
+            read.notification_schema,
+            read.notification_schema_strict,
+            changes=bool(read.capture.sources),
+        )
         if not read.auth.enabled:
             catalog.refuse_guarded()
         return loaded, catalog
@@ -150,7 +157,34 @@ def serve(
 
 
 @app.command()
-def check(config: ConfigOption = None) -> None:
+def capture(
+    *,
+    config: ConfigOption = None,
+    redis: Annotated[
+        str | None, typer.Option(help="The Redis or Valkey server of the gateways.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Capture the changes of databases, in a process of its own."""
+    loaded, catalog = _load(config, {"store.url": redis, "logging.level": log_level})
+    settings = loaded.settings
+    if not settings.capture.sources:
+        print("playhead: there is nothing to capture in capture.sources", file=sys.stderr)
+        raise typer.Exit(2)
+    logs.configure(settings.logging.level, settings.logging.format)
+    try:
+        run_capture(settings, catalog)
+    except StoreError as error:
+        print(f"playhead: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def check(
+    *,
+    config: ConfigOption = None,
+    sources: Annotated[bool, typer.Option(help="Also ask the databases to capture.")] = True,
+) -> None:
     """Validate a configuration; print every setting with its value, source and meaning."""
     loaded, catalog = _load(config, {})
     table = Table("setting", "value", "source", "meaning", box=None, header_style="bold")
@@ -161,6 +195,19 @@ def check(config: ConfigOption = None) -> None:
     mode = "strict" if catalog.strict else "permissive"
     names = ", ".join(catalog.event_types) or "none"
     print(f"\nThe configuration can be used. Event types ({mode}): {names}")
+    if sources and not _check_sources(loaded.settings):
+        raise typer.Exit(1)
+
+
+def _check_sources(settings: Settings) -> bool:
+    good = True
+    for name, found in asyncio.run(check_sources(settings)).items():
+        if isinstance(found, StoreError):
+            good = False
+            print(f"Source {name} cannot be captured: {found}")
+        else:
+            print("\n  ".join([f"Source {name} can be captured.", *found]))
+    return good
 
 
 @app.command()

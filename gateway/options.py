@@ -296,6 +296,37 @@ class Snapshots(Struct, frozen=True):
     ) = None
 
 
+class CaptureSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One database. `slot` is playhead_<name> unless it is given."""
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9_]{1,40}$")]
+    dsn: Annotated[str, Meta(min_length=1)]
+    publication: Annotated[str, Meta(min_length=1, max_length=63)] = "playhead"
+    slot: Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}$")] | None = None
+    tables: tuple[str, ...] = ()
+    tenant: str | None = None
+    tenant_column: Annotated[str, Meta(min_length=1)] | None = None
+    on_lost_slot: Literal["refuse", "resume"] = "refuse"
+
+    @property
+    def slot_name(self) -> str:
+        return self.slot or f"playhead_{self.name}"
+
+
+class Capture(Struct, frozen=True):
+    enabled: Annotated[
+        bool, Meta(description="Capture the sources in this process; else `playhead capture` does.")
+    ] = False
+    sources: Annotated[
+        tuple[CaptureSource, ...],
+        Meta(
+            description="PostgreSQL databases to capture, each with name, dsn, publication, slot, "
+            "tables, tenant, tenant_column, on_lost_slot.",
+            extra={"secret": True},
+        ),
+    ] = ()
+
+
 class Settings(Struct, frozen=True):
     application: Application = Application()
     watch_endpoint: WatchEndpoint = WatchEndpoint()
@@ -321,3 +352,4 @@ class Settings(Struct, frozen=True):
     drain: Drain = Drain()
     playback: Playback = Playback()
     snapshots: Snapshots = Snapshots()
+    capture: Capture = Capture()

@@ -14,7 +14,7 @@ import asyncpg
 
 from store.errors import SourceRefused, SourceUnavailable, StoreError
 from store.pgcatalog import kinds, primary_key
-from store.pgtypes import SESSION_SETTINGS, Kind, quote_identifier
+from store.pgtypes import SESSION_SETTINGS, Kind, quote_identifier, table_name
 
 PLUGIN = "pgoutput"
 CONNECT_TIMEOUT_SEC = 10.0
@@ -181,6 +181,14 @@ class PgSource:
 
     async def primary_key(self, oid: int) -> tuple[str, ...] | None:
         return await primary_key(self, oid)
+
+    async def published_tables(self) -> list[str]:
+        rows = await self.fetch(
+            "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = $1 "
+            "ORDER BY schemaname, tablename",
+            self.settings.publication,
+        )
+        return [table_name(row["schemaname"], row["tablename"]) for row in rows]
 
     # -- the slot
 
