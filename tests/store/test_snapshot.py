@@ -370,7 +370,7 @@ async def test_tables_of_every_kind_are_read_as_they_are_captured(
     write = (
         'INSERT INTO public."Odd ""Name""" '
         "VALUES ('a''b', {n}, '{{\"b\": [1, 2.50], \"a\": null}}'); "
-        "INSERT INTO public.parent VALUES ({n}); INSERT INTO public.child VALUES (1{n}, 'c'); "
+        "INSERT INTO public.parent VALUES ({n}); INSERT INTO public.child (id, extra) VALUES (1{n}, 'c'); "
         "INSERT INTO public.parts VALUES ({n}, 'low'), (1{n}, 'high'); "
         "INSERT INTO public.car VALUES ({n}, 't', 'NaN')"
     )
@@ -395,6 +395,7 @@ async def test_rows_that_name_their_tenant_go_to_each_tenants_snapshot(
     others = sorted(str(uuid4()) for _ in range(3))
     await source.execute(
         "CREATE TABLE public.owned (id int PRIMARY KEY, tenant_id text, t text); "
+        "ALTER TABLE public.owned REPLICA IDENTITY FULL; "
         "CREATE TABLE public.common (id int PRIMARY KEY)"
     )
     await source.executemany(
