@@ -19,7 +19,7 @@ from store.capture import Capture, check
 from store.capture_record import CaptureRecord, Status
 from store.connection import Connection
 from store.embedded import EmbeddedServer
-from store.errors import SourceUnavailable, StoreError
+from store.errors import SourceRefused, SourceUnavailable, StoreError
 from store.log import EventLog
 from store.pgsource import SourceSettings
 
@@ -140,6 +140,10 @@ async def capture_alone(settings: Settings, catalog: Catalog) -> None:
                 await check(source)
             except SourceUnavailable as error:
                 logger.warning("source_is_away", error=str(error))
+            except SourceRefused as error:
+                raise SourceRefused(
+                    f"source '{source.name}': {sentence}" for sentence in error.sentences
+                ) from error
         await Captures(settings, catalog, log=log, connection=connection, metrics=metrics).run()
 
 

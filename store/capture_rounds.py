@@ -69,7 +69,7 @@ class Rounds:
         self._through_ms = progress.through_ms
         # Whose commits are not all in the log yet, oldest first.
         self._moments: deque[Moment] = deque()
-        self._told_at = self._advanced_at = 0.0
+        self._told_at, self._advanced_at = 0.0, time.monotonic()
 
     async def run(self) -> None:
         # Not from the record's place: a log that lost its newest events gets them again.

@@ -35,7 +35,7 @@ from store.rows import MISSING, Change, TableCodec
 
 logger = structlog.get_logger(__name__)
 
-_BEGIN = ord("B")
+_NEEDED = b"BR"
 
 # What is collected for all tenants together before it is stored.
 _UNSENT_BYTES = 16 << 20
@@ -95,7 +95,8 @@ class Copier:
             async for page in pages:
                 count += len(page)
                 for data in page:
-                    if passing and data[0] != _BEGIN:
+                    # A table is described once, with its first change, passed over or not.
+                    if passing and data[0] not in _NEEDED:
                         continue
                     message = decode(data)
                     if isinstance(message, Begin):

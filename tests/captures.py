@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
 import asyncpg
+import yaml
 
 from gateway.changes import ChangeRenderer
 from gateway.cloudevent import Renderer
@@ -171,3 +175,43 @@ class Site:
     async def breaks(self, tenant: str | None = None) -> list[str]:
         key = f"ph:{{{tenant or self.tenant}}}:breaks"
         return [each.decode() for each in await self.connection.execute("LRANGE", key, 0, -1)]
+
+
+class CaptureProcess:
+    """`playhead capture` as a process of its own, to be killed."""
+
+    def __init__(self, directory: Path, redis: str, sources: list[Json]) -> None:
+        self.directory = directory
+        self.configuration = {"store": {"url": redis}, "capture": {"sources": sources}}
+        self.log_file = directory / "capture.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "config.yaml"
+        path.write_text(yaml.safe_dump(self.configuration))
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "capture", "--config", str(path)],
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout=30)
+
+    def memory_bytes(self) -> int:
+        """The most there ever was in memory."""
+        assert self.process is not None
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmHWM")
