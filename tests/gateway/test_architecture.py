@@ -14,6 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.serve",),
     ("gateway.app",),
     ("gateway.captures",),
+    ("gateway.snapshots",),
     ("gateway.settings", "gateway.layers"),
     ("gateway.routes", "gateway.openapi", "gateway.edge", "gateway.cors"),
     ("gateway.playback",),
@@ -62,7 +63,13 @@ ONLY = {
     },
     "obstore": {"store.objects"},
     "zstandard": {"store.row_file"},
-    "gateway.settings": {"gateway.app", "gateway.captures", "gateway.serve", "gateway.cli"},
+    "gateway.settings": {
+        "gateway.app",
+        "gateway.captures",
+        "gateway.cli",
+        "gateway.serve",
+        "gateway.snapshots",
+    },
 }
 FORBIDDEN_IN_STORE = ("gateway", "starlette", "sse_starlette", "uvicorn")
 

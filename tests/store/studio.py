@@ -137,7 +137,9 @@ class Studio:
         """What the source holds now; in a transaction of the caller's, as it sees it."""
         found: Tables = {}
         for name in tables:
-            rows = await source.fetch(f"SELECT to_json(whole)::text FROM {name} whole WHERE {condition}")
+            rows = await source.fetch(
+                f"SELECT to_json(whole)::text FROM {name} whole WHERE {condition}"
+            )
             found[name] = sorted(row[0] for row in rows)
         return found
 
