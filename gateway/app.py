@@ -41,13 +41,13 @@ from gateway.routes.streams import Streaming
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.settings import Settings
+from gateway.snapshots import open_objects
 from store.configuration import Configuration
 from store.connection import Connection
 from store.embedded import EmbeddedServer
 from store.errors import StoreUnavailable
 from store.event import Retention
 from store.log import EventLog
-from store.objects import Objects, S3Access
 from store.playback_connection import CaptureSlots
 from store.playback_db import PlaybackDatabase
 from store.retention import Retainer
@@ -115,7 +115,12 @@ class Gateway:
         self.writer = self._make_writer()
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self.captures = Captures(
-            settings, catalog, log=self.log, connection=connection, metrics=self.metrics
+            settings,
+            catalog,
+            log=self.log,
+            connection=connection,
+            metrics=self.metrics,
+            now_ms=self.server_time.now_ms,
         )
         self.capture_watch = CaptureWatch(
             connection, [source.name for source in settings.capture.sources], self.metrics
@@ -380,13 +385,6 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         tasks = [gateway.spawn(name, work()) for name, work in works]
         stack.push_async_callback(_end, tasks)
         yield gateway
-
-
-def open_objects(settings: Settings) -> Objects:
-    """Where the snapshots are kept. Raises StoreConfigurationError."""
-    kept = settings.snapshots
-    access = S3Access(kept.endpoint, kept.region, kept.access_key_id, kept.secret_access_key)
-    return Objects(kept.url, access)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

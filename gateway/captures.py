@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
@@ -15,6 +15,7 @@ from gateway.metrics import Metrics
 from gateway.schema.catalog import Catalog
 from gateway.schema.change import CHANGE
 from gateway.settings import Settings
+from gateway.snapshots import make_schedule
 from store.capture import Capture, check
 from store.capture_record import CaptureRecord, Status
 from store.connection import Connection
@@ -22,6 +23,7 @@ from store.embedded import EmbeddedServer
 from store.errors import SourceRefused, SourceUnavailable, StoreError
 from store.log import EventLog
 from store.pgsource import SourceSettings
+from store.server_time import ServerTime
 
 logger = structlog.get_logger(__name__)
 
@@ -58,23 +60,30 @@ class Captures:
         log: EventLog,
         connection: Connection,
         metrics: Metrics,
+        now_ms: Callable[[], float],
     ) -> None:
         schema = catalog.get(CHANGE)
         assert schema is not None or not settings.capture.sources  # noqa: S101 - Catalog.parse
         renderer = Renderer(
             source=settings.application.base_url, type_prefix=settings.publish.event_type_prefix
         )
-        self._captures = [
-            Capture(
-                source,
-                log=log,
-                connection=connection,
-                renderer=ChangeRenderer(source.name, schema, renderer),
-                on_failure=metrics.background_failures("capture").inc,
+        self._captures: list[Capture] = []
+        for source in read_sources(settings):
+            assert schema is not None  # noqa: S101 - as above
+            schedule = make_schedule(
+                settings, source, connection=connection, log=log, metrics=metrics, now_ms=now_ms
             )
-            for source in read_sources(settings)
-            if schema is not None
-        ]
+            self._captures.append(
+                Capture(
+                    source,
+                    log=log,
+                    connection=connection,
+                    renderer=ChangeRenderer(source.name, schema, renderer),
+                    on_failure=metrics.background_failures("capture").inc,
+                    on_gap=schedule.request,
+                    while_owner=schedule.run,
+                )
+            )
 
     async def run(self) -> None:
         """Capture until cancelled."""
@@ -144,7 +153,19 @@ async def capture_alone(settings: Settings, catalog: Catalog) -> None:
                 raise SourceRefused(
                     f"source '{source.name}': {sentence}" for sentence in error.sentences
                 ) from error
-        await Captures(settings, catalog, log=log, connection=connection, metrics=metrics).run()
+        server_time = ServerTime(connection)
+        await server_time.measure()
+        captures = Captures(
+            settings,
+            catalog,
+            log=log,
+            connection=connection,
+            metrics=metrics,
+            now_ms=server_time.now_ms,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server_time.run())
+            group.create_task(captures.run())
 
 
 async def check_sources(settings: Settings) -> dict[str, Sequence[str] | StoreError]:

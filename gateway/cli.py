@@ -18,7 +18,7 @@ from rich.table import Table
 from gateway import logs
 from gateway import settings as configuration
 from gateway.arguments import UsageError, build_notification, build_params
-from gateway.captures import check_sources
+from gateway.captures import check_sources, read_sources
 from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError
 from gateway.following import Following, Operation
 from gateway.ndjson import read_batches
@@ -32,8 +32,17 @@ from gateway.schema.errors import SchemaError
 from gateway.serve import run_capture
 from gateway.serve import serve as serve_gateway
 from gateway.settings import Loaded, Settings, SettingsError
-from gateway.terminal import describe_event, drop_output, say, show_progress, write_line
+from gateway.snapshots import take_now
+from gateway.terminal import (
+    describe_event,
+    drop_output,
+    say,
+    show_progress,
+    show_rows,
+    write_line,
+)
 from store.errors import StoreError
+from store.event import rfc3339
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -177,6 +186,44 @@ def capture(
     except StoreError as error:
         print(f"playhead: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
+
+
+@app.command()
+def snapshot(
+    source: Annotated[
+        str | None, typer.Argument(help="Source to take it of; none takes one of each.")
+    ] = None,
+    *,
+    config: ConfigOption = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the gateway's embedded server.")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="The Redis or Valkey server of the gateways.")
+    ] = None,
+) -> None:
+    """Take a snapshot now, of all tables that are configured and everybody's rows in them."""
+    flags = {"store.url": redis, "store.data_dir": None if data_dir is None else str(data_dir)}
+    loaded, _ = _load(config, flags)
+    sources = read_sources(loaded.settings)
+    chosen = [each for each in sources if source in (None, each.name)]
+    if not chosen:
+        known = ", ".join(each.name for each in sources) or "none"
+        print(f"playhead: there is no source '{source}'; known: {known}", file=sys.stderr)
+        raise typer.Exit(2)
+    logs.configure("warning", "console")
+    for each in chosen:
+        try:
+            with show_rows(each.name) as on_progress:
+                taken = asyncio.run(take_now(loaded.settings, each, on_progress))
+        except StoreError as error:
+            print(f"playhead: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+        for tenant, made in sorted(taken.items()):
+            write_line(
+                f"{each.name}: {made.rows} rows of {tenant} as of {rfc3339(made.at_ms)}, "
+                f"{made.size} bytes in {made.folder}"
+            )
 
 
 @app.command()

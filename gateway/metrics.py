@@ -237,6 +237,15 @@ class Metrics:
         """The counter of a background task's deaths (it is restarted, or takes the process down)."""
         return self._background_failures[task,]
 
+    def snapshot_taken(self, source: str, seconds: float) -> None:
+        """A snapshot has been taken, in so many seconds."""
+        self._snapshots[source, "ok"].inc()
+        self._snapshot_seconds[source,].set(seconds)
+        self._snapshot_time[source,].set_to_current_time()
+
+    def snapshot_failed(self, source: str) -> None:
+        self._snapshots[source, "error"].inc()
+
     def _event_label(self, event_type: str | None) -> str:
         if event_type is None:
             return UNKNOWN
@@ -310,6 +319,15 @@ class Metrics:
         self.catch_ups = self._counter(
             "catch_ups_total",
             "Times a live stream could not take bytes at once and was caught up apart.",
+        )
+        self._snapshots = _Children(
+            self._counter("snapshots_total", "Snapshots by source.", *("source", "outcome"))
+        )
+        self._snapshot_seconds = _Children(
+            self._gauge("snapshot_duration_seconds", "Of the last snapshot.", "source")
+        )
+        self._snapshot_time = _Children(
+            self._gauge("snapshot_timestamp_seconds", "When the last snapshot was taken.", "source")
         )
         self.snapshots_broken = self._counter(
             "snapshots_broken_total", "Snapshots that were found damaged and are not used."

@@ -333,6 +333,14 @@ class Snapshots(Struct, frozen=True):
             description="Older snapshots are removed, the newest never.", ge=1, le=100 * _YEAR_SEC
         ),
     ] = 7 * 86_400
+    patience_sec: Annotated[
+        float,
+        Meta(
+            description="A snapshot fails when capture has not come up to it within this.",
+            gt=0,
+            le=_YEAR_SEC,
+        ),
+    ] = 600
     endpoint: (
         Annotated[str, Meta(description="Address of the S3 service; none is Amazon's.")] | None
     ) = None
