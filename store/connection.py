@@ -109,8 +109,6 @@ async def _translated() -> AsyncIterator[None]:
     before = task.cancelling() if task is not None else 0
     try:
         yield
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError
     except (
         RedisConnectionError,
         RedisTimeoutError,
@@ -136,6 +134,10 @@ async def _translated() -> AsyncIterator[None]:
         if "handler is closed" not in str(error):
             raise
         raise StoreUnavailable(f"the log server did not answer: {error}") from error
+    finally:
+        # Also when the command has failed: who tries again would go on for ever.
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class SingleServer:
