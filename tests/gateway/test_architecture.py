@@ -28,12 +28,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.log", "store.data_directory", "store.server_binary"),
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
-    ("store.cluster",),
+    ("store.cluster", "store.pool"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
 ONLY = {
-    "redis": {"store.connection", "store.cluster"},
+    "redis": {"store.connection", "store.cluster", "store.pool"},
     "asyncpg": {"store.capture", "store.snapshot", "store.state", "store.playback_db"},
     "gateway.settings": {"gateway.app", "gateway.serve", "gateway.cli"},
 }
