@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, parse_url
+from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -40,6 +40,7 @@ from redis.exceptions import (
 from store.cluster import Argument, Client, Cluster, batch, slot_of
 from store.errors import StoreConfigurationError, StoreError, StoreUnavailable
 from store.event import StreamKey
+from store.pool import FairPool
 
 _LIBRARY = files("store").joinpath("library.lua").read_text(encoding="utf-8")
 _DIGEST = hashlib.sha256(_LIBRARY.encode()).hexdigest()[:12]
@@ -114,8 +115,6 @@ async def _translated() -> AsyncIterator[None]:
     before = task.cancelling() if task is not None else 0
     try:
         yield
-        if task is not None and task.cancelling() > before:
-            raise asyncio.CancelledError
     except (
         RedisConnectionError,
         RedisTimeoutError,
@@ -141,6 +140,10 @@ async def _translated() -> AsyncIterator[None]:
         if "handler is closed" not in str(error):
             raise
         raise StoreUnavailable(f"the log server did not answer: {error}") from error
+    finally:
+        # Also when the command has failed: who tries again would go on for ever.
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 class SingleServer:
@@ -212,7 +215,7 @@ class Connection:
             "socket_read_size": 1 << 18,
             "retry": Retry(NoBackoff(), 0),
             "max_connections": POOL_SIZE,
-            "timeout": COMMAND_TIMEOUT_SEC,
+            "patience_sec": COMMAND_TIMEOUT_SEC,
         }
         try:
             options |= parse_url(url.replace("+cluster", "", 1))
@@ -222,7 +225,7 @@ class Connection:
             ) from error
 
         def connect(**place: Any) -> Client:
-            client = Redis(connection_pool=BlockingConnectionPool(**(options | place)))
+            client = Redis(connection_pool=FairPool(**(options | place)))
             # Pages go on as the parser made them: turning a million entries into tuples costs seconds.
             for command in ("XRANGE", "XREVRANGE", "XREAD"):
                 client.response_callbacks.pop(command, None)

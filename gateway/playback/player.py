@@ -200,13 +200,8 @@ class Player:
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(self._keep())
-                try:
-                    await self._play()
-                finally:
-                    # redis-py may forget a cancellation; kept on, the tenant's next player would
-                    # wait for this one for ever.
-                    self._over = True
-                    keeping.cancel()
+                await self._play()
+                keeping.cancel()
         except Exception:
             # A defect must end the streams of this session audibly, and leave the others alone.
             logger.exception("player_failed", session=self.view.id, tenant=self.view.tenant_id)

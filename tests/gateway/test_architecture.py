@@ -51,13 +51,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.log", "store.data_directory", "store.server_binary"),
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
-    ("store.cluster",),
+    ("store.cluster", "store.pool"),
     ("store.visibility", "store.cron", "store.playback_schema"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
 ONLY = {
-    "redis": {"store.connection", "store.cluster"},
+    "redis": {"store.connection", "store.cluster", "store.pool"},
     "asyncpg": {
         "store.pgsource",
         "store.playback_connection",

@@ -127,6 +127,7 @@ class Viewer:
     last_id: str = ""
     once: bool = False
     seen: list[Seen] = field(default_factory=list)
+    events: list[Played] = field(default_factory=list)
     connections: int = 0
     refusals: list[int] = field(default_factory=list)
     closings: list[str] = field(default_factory=list)
@@ -168,6 +169,7 @@ class Viewer:
         if frame.is_event:
             place = SessionCursor.parse(frame.id).place
             seen.event = Played(place.ms - PAST_MS, place.kind, place.sequence)
+            self.events.append(seen.event)
         elif frame.name == "connection-closing":
             self.closings.append(frame.json()["reason"])
         self.seen.append(seen)
@@ -196,8 +198,9 @@ class Viewer:
     # -- what it saw
 
     @property
-    def events(self) -> list[Played]:
-        return [seen.event for seen in self.seen if seen.event is not None]
+    def place(self) -> Place:
+        """Up to where it was sent everything, by the last id."""
+        return SessionCursor.parse(self.last_id).place
 
     @property
     def sessions(self) -> list[Any]:
@@ -246,9 +249,10 @@ class Viewer:
     async def plays(self, count: int, *, of: Recording | None = None) -> None:
         """So many more events, or all of a recording."""
         target = len(self.events) + count
-        if of is not None:
-            target = min(target, len(of.events))
-        await self.sees(lambda viewer: len(viewer.events) >= target, f"{count} more events")
+        await self.has_played(target if of is None else min(target, len(of.events)))
+
+    async def has_played(self, count: int) -> None:
+        await self.sees(lambda viewer: len(viewer.events) >= count, f"{count} events in all")
 
     async def plays_run(self, run: int) -> None:
         """An event of this run."""
@@ -302,10 +306,6 @@ def _first_difference(found: Sequence[Played], expected: Sequence[Played]) -> st
         if one != other:
             return f"{found[max(0, index - 1) : index + 2]}, expected {other} at {index}"
     return f"{len(found)} events, expected {len(expected)}"
-
-
-def place_of(event: Played) -> Place:
-    return Place(PAST_MS + event.ms, event.kind, event.sequence)
 
 
 class Stage:
@@ -383,9 +383,9 @@ class Stage:
         end = (await self.start(speed))["replay_end_timestamp"]
         for viewer in self.watching:
             await viewer.rests_at(end)
-            if viewer.connections > 1:
-                # Who came back is told how things stand first, what it has missed then; and the
-                # time once it has caught up.
+            if viewer.place < Place.after_ms(PAST_MS + ms_of(end)):
+                # Who came back, or could not take all at once, is told how things stand first, what
+                # it has missed then, and the time once it has caught up.
                 await viewer.ticked()
 
     async def close(self) -> None:

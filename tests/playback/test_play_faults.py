@@ -71,9 +71,11 @@ async def stop_a_watcher(
             await stage.start()
             await stopped.plays(100)
             stopped.pause()
-            for viewer in others:
-                # They are sent on: it delays nobody.
-                await viewer.plays(paused_for)
+            began = len(others[0].events)
+            for part in range(1, 11):
+                for viewer in others:
+                    # They are sent on: it delays nobody.
+                    await viewer.has_played(began + paused_for * part // 10)
             behind = len(others[0].events) - len(stopped.events)
             assert behind > paused_for / 2, "it was still reading: nothing was proved"
             stopped.resume()

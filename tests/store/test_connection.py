@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -347,3 +347,19 @@ async def test_a_command_runs_in_the_clean_up_after_a_cancellation(
     task.cancel()
     await asyncio.wait([task])
     assert await connection.execute("GETDEL", key) == b"clean"
+
+
+async def test_a_cancellation_that_a_command_forgot_outlives_its_failure() -> None:
+    """Who tries again when the server is lost would have gone on for ever."""
+
+    async def work() -> None:
+        async with _translated():
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            raise OSError("the connection was lost")
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
