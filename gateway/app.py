@@ -30,6 +30,8 @@ from gateway.playback.lease import ReplayLocks
 from gateway.playback.player import Player, PlayerLimits
 from gateway.playback.players import Players
 from gateway.playback.range import Ranges
+from gateway.playback.work import WorkLimits
+from gateway.playback.writer import Writer
 from gateway.routes import about, admin
 from gateway.routes.configuration import ConfigurationRoutes
 from gateway.routes.notification import Publishing
@@ -46,6 +48,8 @@ from store.embedded import EmbeddedServer
 from store.errors import StoreUnavailable
 from store.event import Retention
 from store.log import EventLog
+from store.playback_connection import CaptureSlots
+from store.playback_db import PlaybackDatabase
 from store.retention import Retainer
 from store.server_time import ServerTime
 from store.session import Session, Sessions
@@ -95,6 +99,7 @@ class Gateway:
             connection,
             idle_ms=settings.playback.idle_sec * 1000,
             lease_ms=int(settings.playback.lease_sec * 1000),
+            work_limit_ms=settings.playback.work_limit_sec * 1000,
         )
         self.locks = ReplayLocks(self.sessions, lease_sec=settings.playback.lease_sec)
         self.players = Players(self.sessions, self._make_player)
@@ -107,6 +112,7 @@ class Gateway:
                 open_objects(settings), index, on_broken=self.metrics.snapshots_broken.inc
             ),
         )
+        self.writer = self._make_writer()
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self.captures = Captures(
             settings,
@@ -132,6 +138,25 @@ class Gateway:
             time=self.server_time,
             limits=PlayerLimits(watch.replay_batch_size, watch.ring_events, watch.ring_bytes),
             on_failure=self.metrics.background_failures("player").inc,
+        )
+
+    def _make_writer(self) -> Writer | None:
+        playback = self.settings.playback
+        if playback.database is None:
+            return None
+        return Writer(
+            PlaybackDatabase(playback.database, slots=CaptureSlots(), lease_sec=playback.lease_sec),
+            sessions=self.sessions,
+            states=self.states,
+            log=self.log,
+            time=self.server_time,
+            limits=WorkLimits(
+                lease_sec=playback.lease_sec,
+                outage_sec=playback.outage_sec,
+                patience_sec=playback.step_patience_sec,
+                page_size=self.settings.watch_endpoint.replay_batch_size,
+            ),
+            metrics=self.metrics,
         )
 
     def _build(self, catalog: Catalog) -> ASGIApp:
@@ -221,6 +246,7 @@ class Gateway:
                 longest_ms=playback.longest_range_sec * 1000,
             ),
             players=self.players,
+            writer=self.writer,
             states=self.states,
             streams=self.streams,
             access=self.access,
@@ -352,6 +378,10 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         if embedded is not None:
             gateway.metrics.watch_restarts(embedded)
             works.append(("embedded server", embedded.failed))
+        if gateway.writer is not None:
+            await gateway.writer.check()
+            stack.push_async_callback(gateway.writer.close)
+            works.append(("playback writer", gateway.writer.run))
         tasks = [gateway.spawn(name, work()) for name, work in works]
         stack.push_async_callback(_end, tasks)
         yield gateway

@@ -114,6 +114,7 @@ class Metrics:
         self._declare_streams()
         self._declare_gateway()
         self._declare_capture()
+        self._declare_playback()
         self._start_at_zero()
 
     def render(self) -> bytes:
@@ -404,6 +405,19 @@ class Metrics:
             "captured_changes_total",
             "Changes of the source that were written to the log.",
             "source",
+        )
+
+    def _declare_playback(self) -> None:
+        self.changes_applied = self._counter(
+            "playback_changes_applied_total", "Changes carried out in the playback database."
+        )
+        self.apply_lateness = self._histogram(
+            "playback_apply_lateness_seconds",
+            "How long after it was due a transaction was committed in the playback database.",
+        )
+        self.work_takeovers = self._counter(
+            "playback_lease_takeovers_total",
+            "Times this gateway went on with the work of one that had let go of it.",
         )
 
     def _start_at_zero(self) -> None:

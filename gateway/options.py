@@ -259,6 +259,64 @@ class Playback(Struct, frozen=True):
         bool,
         Meta(description="A one-shot replay of a named tenant takes the tenant's session lock."),
     ] = True
+    database: (
+        Annotated[
+            str,
+            Meta(
+                description="PostgreSQL that sessions are played into; its tables are emptied and "
+                "filled by them.",
+                extra={"secret": True},
+            ),
+        ]
+        | None
+    ) = None
+    work_limit_sec: Annotated[
+        int,
+        Meta(
+            description="What a verb does in playback.database fails after this.",
+            ge=1,
+            le=7 * 86_400,
+        ),
+    ] = 900
+    outage_sec: Annotated[
+        float,
+        Meta(description="playback.database may be away this long before play fails.", gt=0),
+    ] = 30
+    step_patience_sec: Annotated[
+        float,
+        Meta(description="A verb is answered after this, though its work goes on.", ge=0, le=3600),
+    ] = 10
+
+
+class CaptureSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One database. `slot` is playhead_<name> unless it is given."""
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9_]{1,40}$")]
+    dsn: Annotated[str, Meta(min_length=1)]
+    publication: Annotated[str, Meta(min_length=1, max_length=63)] = "playhead"
+    slot: Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}$")] | None = None
+    tables: tuple[str, ...] = ()
+    tenant: str | None = None
+    tenant_column: Annotated[str, Meta(min_length=1)] | None = None
+    on_lost_slot: Literal["refuse", "resume"] = "refuse"
+
+    @property
+    def slot_name(self) -> str:
+        return self.slot or f"playhead_{self.name}"
+
+
+class Capture(Struct, frozen=True):
+    enabled: Annotated[
+        bool, Meta(description="Capture the sources in this process; else `playhead capture` does.")
+    ] = False
+    sources: Annotated[
+        tuple[CaptureSource, ...],
+        Meta(
+            description="PostgreSQL databases to capture, each with name, dsn, publication, slot, "
+            "tables, tenant, tenant_column, on_lost_slot.",
+            extra={"secret": True},
+        ),
+    ] = ()
 
 
 class Snapshots(Struct, frozen=True):
@@ -304,37 +362,6 @@ class Snapshots(Struct, frozen=True):
     ) = None
 
 
-class CaptureSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One database. `slot` is playhead_<name> unless it is given."""
-
-    name: Annotated[str, Meta(pattern="^[a-z0-9_]{1,40}$")]
-    dsn: Annotated[str, Meta(min_length=1)]
-    publication: Annotated[str, Meta(min_length=1, max_length=63)] = "playhead"
-    slot: Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}$")] | None = None
-    tables: tuple[str, ...] = ()
-    tenant: str | None = None
-    tenant_column: Annotated[str, Meta(min_length=1)] | None = None
-    on_lost_slot: Literal["refuse", "resume"] = "refuse"
-
-    @property
-    def slot_name(self) -> str:
-        return self.slot or f"playhead_{self.name}"
-
-
-class Capture(Struct, frozen=True):
-    enabled: Annotated[
-        bool, Meta(description="Capture the sources in this process; else `playhead capture` does.")
-    ] = False
-    sources: Annotated[
-        tuple[CaptureSource, ...],
-        Meta(
-            description="PostgreSQL databases to capture, each with name, dsn, publication, slot, "
-            "tables, tenant, tenant_column, on_lost_slot.",
-            extra={"secret": True},
-        ),
-    ] = ()
-
-
 class Settings(Struct, frozen=True):
     application: Application = Application()
     watch_endpoint: WatchEndpoint = WatchEndpoint()
@@ -359,5 +386,5 @@ class Settings(Struct, frozen=True):
     auth: Auth = Auth()
     drain: Drain = Drain()
     playback: Playback = Playback()
-    snapshots: Snapshots = Snapshots()
     capture: Capture = Capture()
+    snapshots: Snapshots = Snapshots()

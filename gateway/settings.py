@@ -133,6 +133,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     tenant = settings.tenants.default
     if not _is_tenant(tenant):
         yield f"tenants.default must be a UUID such as {UUID(int=0)}, got {tenant!r}"
+    if settings.playback.database is not None:
+        yield from _about_database(settings.playback.database)
     yield from _about_cors(settings.cors)
     yield from _about_metrics(settings.metrics, settings.application.port)
     if settings.auth.enabled:
@@ -152,6 +154,11 @@ def _about_words(settings: Settings) -> Iterator[str]:
         yield "publish.event_type_prefix must be printable"
     if settings.drain.timeout_sec < settings.drain.window_sec:
         yield "drain.timeout_sec must not be lower than drain.window_sec"
+    playback = settings.playback
+    if playback.lowest_speed > playback.highest_speed:
+        yield "playback.lowest_speed must not be above playback.highest_speed"
+    if playback.default_range_sec > playback.longest_range_sec:
+        yield "playback.default_range_sec must not be longer than playback.longest_range_sec"
 
 
 def _about_store_url(url: str) -> Iterator[str]:
@@ -166,6 +173,12 @@ def _about_store_url(url: str) -> Iterator[str]:
         yield f"store.url must name a host, got {shown!r}"
     elif "cluster" in parts.scheme and parts.path.strip("/") not in {"", "0"}:
         yield f"store.url must name no database but 0, for a cluster has no other, got {shown!r}"
+
+
+def _about_database(dsn: str) -> Iterator[str]:
+    parts = _split(dsn)
+    if parts is None or parts.scheme not in {"postgresql", "postgres"}:
+        yield "playback.database must be an address that starts with postgresql://"
 
 
 def _about_cors(cors: Cors) -> Iterator[str]:

@@ -11,7 +11,10 @@ StoreError
 ├── CorruptFile              a file of a snapshot is not what was written
 ├── SnapshotFailed           a snapshot was not taken; the message says why
 ├── OutOfRange               no state can be had of that time; says the next that can be had
-└── Behind                   what happened until then is not in the log yet: try again later
+├── Behind                   what happened until then is not in the log yet: try again later
+├── WorkLost                 the work of a session is another gateway's
+└── TargetError              the playback database cannot take it; the message says why
+    └── TargetUnavailable    it cannot be reached now
 """
 
 from collections.abc import Iterable
@@ -60,6 +63,18 @@ class Behind(StoreError):
         super().__init__(f"the changes of source '{source}' are not all in the log yet")
         self.source = source
         self.through_ms = through_ms
+
+
+class WorkLost(StoreError):
+    """The lease of a session's work is not this holder's any more."""
+
+
+class TargetError(StoreError):
+    """The playback database cannot do what was asked; the message says why, and what to change."""
+
+
+class TargetUnavailable(TargetError):
+    """The playback database cannot be reached now. What was sent may have been carried out."""
 
 
 class SourceUnavailable(StoreError):

@@ -352,12 +352,17 @@ local function confirm(keys, args)
 end
 
 -- Playback sessions: one record a tenant, which is also the lock. Every verb is one atomic step that
--- walks its statuses; each of them is written to the tenant's feed, which the watchers follow.
--- Keys of every verb: record, feed, feed's meta, lease of a one-shot replay.
+-- walks its statuses; each of them is written to the tenant's feed, which the watchers follow. A verb
+-- of an owned session, one that is played into a database too, only asks: whoever holds the lease of
+-- the work walks on (session_step), and what is not at rest by its due time becomes KO.
+-- Keys of every verb: record, feed, feed's meta, lease of a one-shot replay, lease of the work.
 
-local FEED_LENGTH = 1000
-local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant' }
-local NUMBERS = { 'revision', 'run', 'entered', 'start', 'end', 'wall', 'event', 'played', 'touched', 'idle' }
+local FEED_LENGTH = 100
+-- After a session's end its feed is kept so long for who has yet to hear of it.
+local FEED_REST_MS = 3600000
+local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant', 'epoch' }
+local NUMBERS = { 'revision', 'run', 'entered', 'start', 'end', 'wall', 'event', 'played', 'touched', 'idle',
+  'owned', 'limit', 'due', 'resume' }
 
 local VERBS = { INIT = true, START = true, STOP = true, END = true }
 
@@ -377,7 +382,7 @@ local function load_session(record)
     session[TEXTS[i]] = value
   end
   for i, value in ipairs(redis.call('HMGET', record, unpack(NUMBERS))) do
-    session[NUMBERS[i]] = number(value)
+    session[NUMBERS[i]] = number(value) or 0
   end
   return session
 end
@@ -399,6 +404,21 @@ local function playing(session)
   return session.status == 'MSG_START_OK'
 end
 
+-- The part and the step of a status: 'DB_INIT', 'IN_PROGRESS'.
+local function parts(session)
+  return string.match(session.status, '^(%u+_%u+)_(.+)$')
+end
+
+-- Whether the owner has something to do that must come to an end.
+local function working(session)
+  local _, step = parts(session)
+  return session.owned == 1 and step ~= 'OK' and step ~= 'KO'
+end
+
+local function owed(session)
+  return working(session) or (session.owned == 1 and playing(session))
+end
+
 -- Where the session stands at a wall time (ms): arithmetic, so that nobody has to move it along.
 local function playhead(session, now)
   if not playing(session) then
@@ -416,13 +436,13 @@ local function describe(session, now)
       .. '"replay_end_timestamp":"%s","replay_last_timestamp":"%s","replay_speed":%s,'
       .. '"replay_start_timestamp":"%s","status":"%s","tenant_id":"%s"},'
       .. '"clock":{"revision":%s,"run":%s,"playing":%s,"wall_ms":%s,"event_ms":%s,"speed":%s,'
-      .. '"start_ms":%s,"end_ms":%s,"run_start_ms":%s,"through_ms":%s,"told_ms":%s}}',
+      .. '"start_ms":%s,"end_ms":%s,"run_start_ms":%s,"through_ms":%s,"told_ms":%s,"owned":%s}}',
     display(session.status), error, session.types, session.id, rfc3339(session['end']),
     rfc3339(playhead(session, now)), session.speed, rfc3339(session.start),
     session.status, session.tenant, text(session.revision), text(session.run), tostring(playing(session)),
     text(session.wall), text(session.event), session.speed, text(session.start),
     text(session['end']), text(session.entered), text(session.played == 1 and session.event or session.event - 1),
-    text(now))
+    text(now), tostring(session.owned == 1))
 end
 
 -- Go through statuses, each told to the watchers as it was passed.
@@ -433,36 +453,107 @@ local function walk(keys, session, now, statuses)
     if last_sequence == 0 then
       start_epoch(keys[3])
     end
+    session.epoch = redis.call('HGET', keys[3], 'epoch')
     redis.call('XADD', keys[2], id_of(math.max(now, last_ms), last_sequence + 1), session.id,
       describe(session, now))
   end
   redis.call('XTRIM', keys[2], 'MAXLEN', '~', FEED_LENGTH)
+  for i = 2, 3 do
+    if session.status == 'DB_END_OK' then
+      redis.call('PEXPIRE', keys[i], FEED_REST_MS)
+    else
+      redis.call('PERSIST', keys[i])
+    end
+  end
+end
+
+-- A verb of an owned session is asked for.
+local function request(keys, session, now, status)
+  session.error, session.due = '', now + session.limit
+  walk(keys, session, now, { status })
+  save_session(keys[1], session)
+end
+
+-- It plays from where it stands; at speed 0 it has played all there is.
+local function begin(session, now)
+  session.wall, session.played = now, 1
+  if number(session.speed) == 0 then
+    session.event = session['end']
+  end
+end
+
+local function fail(keys, session, now, reason)
+  local part, step = parts(session)
+  session.event, session.wall = playhead(session, now), now
+  if step == 'REQUESTED' then
+    walk(keys, session, now, { part .. '_IN_PROGRESS' })
+  end
+  session.error = reason
+  walk(keys, session, now, { part .. '_KO' })
+  save_session(keys[1], session)
 end
 
 local END_WALK = { 'MSG_END_REQUESTED', 'MSG_END_IN_PROGRESS', 'MSG_END_OK', 'DB_END_REQUESTED',
   'DB_END_IN_PROGRESS', 'DB_END_OK' }
 
+local STOP_WALK = { 'MSG_STOP_REQUESTED', 'MSG_STOP_IN_PROGRESS', 'MSG_STOP_OK' }
+local START_WALK = { 'MSG_START_REQUESTED', 'MSG_START_IN_PROGRESS', 'MSG_START_OK' }
+
+-- An end is under way.
+local function ending(session)
+  local part = parts(session)
+  return working(session) and (part == 'MSG_END' or part == 'DB_END')
+end
+
 local function finish(keys, session, now)
+  session.event, session.wall = playhead(session, now), now
   session.error = ''
   walk(keys, session, now, END_WALK)
   redis.call('DEL', keys[1])
 end
 
--- The session as it stands now: one that has reached its end is stopped, one that nobody has watched
+-- A place of this run compares with none of another run. It begins with the events of that very time.
+local function enter_run(session, run, target, now)
+  session.run, session.event, session.entered, session.wall = run, target, target, now
+  session.played = playing(session) and 1 or 0
+end
+
+-- The session as it stands now: one whose record is older than its feed has told (a failover lost
+-- writes) is moved to where it stands by that, in a run that was never before; one that has reached its end is stopped, one that nobody has watched
 -- or touched for its idle time is ended.
 local function settle(keys, now)
   local session = load_session(keys[1])
   if not session then
     return nil
   end
-  if playing(session) and playhead(session, now) >= session['end'] then
-    session.event, session.wall = session['end'], now
-    walk(keys, session, now, { 'MSG_STOP_REQUESTED', 'MSG_STOP_IN_PROGRESS', 'MSG_STOP_OK' })
+  if session.epoch ~= redis.call('HGET', keys[3], 'epoch') then
+    enter_run(session, now, playhead(session, now), now)
+    session.revision = math.max(session.revision, now)
+    walk(keys, session, now, { session.status })
     save_session(keys[1], session)
   end
+  if playing(session) and playhead(session, now) >= session['end'] then
+    session.event, session.wall = session['end'], now
+    if session.owned == 1 then
+      request(keys, session, now, 'MSG_STOP_REQUESTED')
+    else
+      walk(keys, session, now, STOP_WALK)
+      save_session(keys[1], session)
+    end
+  end
+  if working(session) and now > session.due then
+    fail(keys, session, now, 'the work outlasted its limit of ' .. session.limit / 1000 .. ' seconds')
+  end
   if session.idle > 0 and now - session.touched > session.idle then
-    finish(keys, session, now)
-    return nil
+    if session.owned == 0 then
+      finish(keys, session, now)
+      return nil
+    end
+    session.touched = now  -- one that cannot be cleaned up after is tried again as late
+    if not ending(session) then
+      session.event, session.wall = playhead(session, now), now
+      request(keys, session, now, 'MSG_END_REQUESTED')
+    end
   end
   return session
 end
@@ -471,11 +562,14 @@ local function missing(session, id)
   return not session or session.id ~= id
 end
 
--- A start, a seek and a stop need one of these; what runs or has failed takes none of them.
-local RESTING = { MSG_INIT_OK = true, MSG_STOP_OK = true, MSG_START_OK = true }
+-- A start, a seek and a stop need one of these; what runs or has failed takes none of them. What an
+-- owned session goes on with when its state was rebuilt elsewhere.
+local STAY, STOP, START = 0, 1, 2
+local RESTING = { MSG_INIT_OK = STAY, MSG_STOP_OK = STOP, MSG_START_OK = START }
 
 -- session_init(keys | id, tenant, start ms, end ms, speed, event types as JSON, idle ms, id to
--- initialise again or '', why the start cannot be restored or '')
+-- initialise again or '', why the start cannot be restored or '', 1 for an owned one, ms its work may
+-- take)
 -- -> 'ok', 'active', 'one_shot' or 'missing', and the session (the holder's when it is active).
 local function session_init(keys, args)
   local now = now_ms()
@@ -492,7 +586,15 @@ local function session_init(keys, args)
   local session = { id = held and held.id or args[1], tenant = args[2], start = number(args[3]),
     ['end'] = number(args[4]), speed = args[5], types = args[6], idle = number(args[7]),
     error = args[9], run = held and held.run + 1 or 1, revision = held and held.revision or 0, wall = now, event = number(args[3]),
-    entered = number(args[3]), played = 0, touched = now }
+    entered = number(args[3]), played = 0, touched = now, owned = number(args[10]),
+    limit = number(args[11]), due = 0, resume = 0 }
+  if held and held.owned == 1 then
+    session.owned = 1  -- there may be rows of it to clean up
+  end
+  if args[9] == '' and session.owned == 1 then
+    request(keys, session, now, 'DB_INIT_REQUESTED')
+    return { 'ok', describe(session, now) }
+  end
   if args[9] ~= '' then
     walk(keys, session, now, { 'DB_INIT_REQUESTED', 'DB_INIT_IN_PROGRESS', 'DB_INIT_KO' })
   else
@@ -515,11 +617,13 @@ local function session_start(keys, args)
     return { 'state', describe(session, now) }
   end
   session.event, session.wall, session.touched = playhead(session, now), now, now
-  session.speed, session.played = args[2], 1
-  if number(args[2]) == 0 then
-    session.event = session['end']
+  session.speed = args[2]
+  if session.owned == 1 then
+    request(keys, session, now, 'MSG_START_REQUESTED')
+    return { 'ok', describe(session, now) }
   end
-  walk(keys, session, now, { 'MSG_START_REQUESTED', 'MSG_START_IN_PROGRESS', 'MSG_START_OK' })
+  begin(session, now)
+  walk(keys, session, now, START_WALK)
   save_session(keys[1], session)
   session = settle(keys, now)
   return { 'ok', describe(session, now) }
@@ -533,12 +637,18 @@ local function session_stop(keys, args)
     return { 'missing' }
   end
   if session.status ~= 'MSG_STOP_OK' and not playing(session) then
-    return { 'state', describe(session, now) }
+    -- At its end it may have asked for its stop by itself.
+    local asked = working(session) and parts(session) == 'MSG_STOP'
+    return { asked and 'ok' or 'state', describe(session, now) }
   end
   session.touched = now
   if playing(session) then
     session.event, session.wall = playhead(session, now), now
-    walk(keys, session, now, { 'MSG_STOP_REQUESTED', 'MSG_STOP_IN_PROGRESS', 'MSG_STOP_OK' })
+    if session.owned == 1 then
+      request(keys, session, now, 'MSG_STOP_REQUESTED')
+      return { 'ok', describe(session, now) }
+    end
+    walk(keys, session, now, STOP_WALK)
   end
   save_session(keys[1], session)
   return { 'ok', describe(session, now) }
@@ -558,15 +668,22 @@ local function session_seek(keys, args)
   if target < session.start or target > session['end'] then
     return { 'range', describe(session, now) }
   end
-  session.run, session.event, session.entered = session.run + 1, target, target
-  session.wall, session.touched = now, now
-  session.played = playing(session) and 1 or 0
+  -- Up to here the database of an owned one has everything, or will have.
+  local through = session.played == 1 and playhead(session, now) or session.event - 1
+  enter_run(session, session.run + 1, target, now)
+  session.touched = now
+  if session.owned == 1 then
+    session.resume, session.played = RESTING[session.status], 0
+    request(keys, session, now, target > through and 'MSG_INIT_REQUESTED' or 'DB_INIT_REQUESTED')
+    return { 'ok', describe(session, now) }
+  end
   walk(keys, session, now, { session.status })
   save_session(keys[1], session)
   return { 'ok', describe(session, now) }
 end
 
--- session_end(keys | id, or '' for whatever there is) -> 'ok' or 'missing', and the session.
+-- session_end(keys | id, or '' for whatever there is; 1 to free the lock at once, with the work of an
+-- owned session undone) -> 'ok' or 'missing', and the session.
 local function session_end(keys, args)
   local now = now_ms()
   local session = settle(keys, now)
@@ -576,8 +693,14 @@ local function session_end(keys, args)
   if not session or (args[1] ~= '' and session.id ~= args[1]) then
     return { 'missing' }
   end
-  session.event, session.wall = playhead(session, now), now
-  finish(keys, session, now)
+  if session.owned == 0 or args[2] == '1' then
+    redis.call('DEL', keys[5])
+    finish(keys, session, now)
+  elseif not ending(session) then
+    session.event, session.wall = playhead(session, now), now
+    session.touched = now
+    request(keys, session, now, 'MSG_END_REQUESTED')
+  end
   return { 'ok', describe(session, now) }
 end
 
@@ -592,7 +715,118 @@ local function session_get(keys, args)
   return session and describe(session, now)
 end
 
--- lease_take(record, feed, meta, lease, fence | owner, ms) -> 'ok' and the token, 'active' and the
+-- The next status of the work, with those after it that need no work. What was carried out while a verb
+-- was asked for cannot be taken back: the playhead is where the work has come to.
+local function advance(keys, session, now, reached)
+  local part, step = parts(session)
+  if step == 'REQUESTED' then
+    walk(keys, session, now, { part .. '_IN_PROGRESS' })
+    return
+  end
+  if part == 'MSG_START' or part == 'MSG_STOP' then
+    session.event = math.max(session.event, math.min(reached, session['end']))
+  end
+  if part == 'MSG_START' then
+    begin(session, now)
+  end
+  walk(keys, session, now, { part .. '_OK' })
+  if part == 'DB_INIT' then
+    walk(keys, session, now, { 'MSG_INIT_REQUESTED' })
+  elseif part == 'MSG_END' then
+    walk(keys, session, now, { 'DB_END_REQUESTED' })
+  elseif part == 'MSG_INIT' and session.resume == STOP then
+    walk(keys, session, now, STOP_WALK)
+  elseif part == 'MSG_INIT' and session.resume == START then
+    begin(session, now)
+    walk(keys, session, now, START_WALK)
+  end
+  if part == 'MSG_INIT' then
+    session.resume = STAY
+  end
+end
+
+local function holds(lease, owner, token)
+  return redis.call('GET', lease) == owner .. ' ' .. token
+end
+
+-- session_step(keys | owner, token, id, revision, why it failed or '', ms up to which it has come) -> 'ok'
+-- and the session one step further, 'lost': the lease is another's, 'missing', or 'moved' and the session,
+-- which is another than the owner knew. One that plays can only fail.
+local function session_step(keys, args)
+  local now = now_ms()
+  if not holds(keys[5], args[1], args[2]) then
+    return { 'lost' }
+  end
+  local session = settle(keys, now)
+  if missing(session, args[3]) then
+    return { 'missing' }
+  end
+  if session.revision ~= number(args[4]) or not owed(session) then
+    return { 'moved', describe(session, now) }
+  end
+  if args[5] ~= '' then
+    fail(keys, session, now, args[5])
+  elseif working(session) then
+    advance(keys, session, now, number(args[6]))
+    if session.status == 'DB_END_OK' then
+      redis.call('DEL', keys[1])
+      return { 'ok', describe(session, now) }
+    end
+    save_session(keys[1], session)
+  end
+  return { 'ok', describe(session, now) }
+end
+
+-- work_take(keys, fence | owner, ms, 1 to take it where there is no session) -> 'ok', the token and the
+-- session whose work is owed, 'held': somebody is at it, or 'none'.
+local function work_take(keys, args)
+  local now = now_ms()
+  local session = settle(keys, now)
+  if (session ~= nil) == (args[3] == '1') or (session and not owed(session)) then
+    return { 'none' }
+  end
+  if redis.call('EXISTS', keys[5]) == 1 then
+    return { 'held' }
+  end
+  local token = text(redis.call('INCR', keys[6]))
+  redis.call('SET', keys[5], args[1] .. ' ' .. token, 'PX', args[2])
+  return { 'ok', token, session and describe(session, now) }
+end
+
+-- work_look(keys | owner, token, ms, revision) -> extends the lease; 'ok' and the session if it has
+-- changed since that revision, 'same', 'none': it is over, or 'lost'.
+local function work_look(keys, args)
+  if not holds(keys[5], args[1], args[2]) then
+    return { 'lost' }
+  end
+  redis.call('PEXPIRE', keys[5], args[3])
+  local now = now_ms()
+  local session = settle(keys, now)
+  if not session then
+    return { 'none' }
+  end
+  if session.revision == number(args[4]) then
+    return { 'same' }
+  end
+  return { 'ok', describe(session, now) }
+end
+
+-- work_leave(keys | owner, token) -> gives the lease back and says 'none', or 'ok' and the session: there
+-- is work again. 'lost' when it was no more this holder's.
+local function work_leave(keys, args)
+  if not holds(keys[5], args[1], args[2]) then
+    return { 'lost' }
+  end
+  local now = now_ms()
+  local session = settle(keys, now)
+  if session and owed(session) then
+    return { 'ok', describe(session, now) }
+  end
+  redis.call('DEL', keys[5])
+  return { 'none' }
+end
+
+-- lease_take(record, feed, meta, lease, work, fence | owner, ms) -> 'ok' and the token, 'active' and the
 -- session that holds the lock, or 'one_shot'. Tokens only grow: the counter never expires.
 local function lease_take(keys, args)
   local now = now_ms()
@@ -603,7 +837,7 @@ local function lease_take(keys, args)
   if redis.call('EXISTS', keys[4]) == 1 then
     return { 'one_shot' }
   end
-  local token = text(redis.call('INCR', keys[5]))
+  local token = text(redis.call('INCR', keys[6]))
   redis.call('SET', keys[4], args[1] .. ' ' .. token, 'PX', args[2])
   return { 'ok', token }
 end
@@ -638,6 +872,10 @@ redis.register_function('session_stop_@DIGEST@', session_stop)
 redis.register_function('session_seek_@DIGEST@', session_seek)
 redis.register_function('session_end_@DIGEST@', session_end)
 redis.register_function('session_get_@DIGEST@', session_get)
+redis.register_function('session_step_@DIGEST@', session_step)
+redis.register_function('work_take_@DIGEST@', work_take)
+redis.register_function('work_look_@DIGEST@', work_look)
+redis.register_function('work_leave_@DIGEST@', work_leave)
 redis.register_function('lease_take_@DIGEST@', lease_take)
 redis.register_function('lease_renew_@DIGEST@', lease_renew)
 redis.register_function('lease_release_@DIGEST@', lease_release)

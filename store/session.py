@@ -1,6 +1,7 @@
-"""Playback sessions of all tenants: the record that is the lock, its verbs, its feed, the lease.
+"""Playback sessions of all tenants: the record that is the lock, its verbs, its feed, the leases.
 
-Each verb is one atomic server-side function; the record never stays between two statuses. All times
+Each verb is one atomic server-side function; the record never stays between two statuses, unless
+the session is owned: then a verb asks for work, and who holds the work's lease walks on. All times
 are ms since 1970, UTC. Every status that a verb passes is an entry of the tenant's feed.
 """
 
@@ -13,7 +14,7 @@ import msgspec
 import structlog
 
 from store.connection import Connection, log_key, meta_key
-from store.errors import StoreError
+from store.errors import StoreError, WorkLost
 from store.event import StreamKey, rfc3339
 
 # Idle sessions end by themselves, and at the latest by this, though nobody asks for them.
@@ -22,6 +23,8 @@ _TENANT_OF = "ph:sessions"
 # Quotes inside of a JSON text are escaped, so that this can be nothing but the field.
 _LAST = re.compile(rb'("replay_last_timestamp":")[^"]*')
 _TOUCH_SEC = 10.0
+# The statuses of an end, and of an init that may have come since.
+_WALK_MOST = 12
 
 logger = structlog.get_logger(__name__)
 
@@ -29,11 +32,12 @@ logger = structlog.get_logger(__name__)
 class Clock(msgspec.Struct, frozen=True):
     """What every gateway plays by: at wall time `wall_ms` the playhead stood at `event_ms`.
 
-    `run` grows with every initialisation and seek: positions of different runs do not compare.
+    `run` grows with every initialisation and seek, and when a failover lost some of them:
+    positions of different runs do not compare.
     It began there at `run_start_ms`, with the events of that very time. While it does not play,
     everything up to `through_ms` has been played. `revision` grows with
     every change, so that of two descriptions the later one is known. All this holds at wall time
-    `told_ms`, when the server said it.
+    `told_ms`, when the server said it. `owned`: its verbs are work that somebody has to do.
     """
 
     revision: int
@@ -47,6 +51,7 @@ class Clock(msgspec.Struct, frozen=True):
     run_start_ms: int
     through_ms: int
     told_ms: int
+    owned: bool = False
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -58,6 +63,11 @@ class Session(msgspec.Struct, frozen=True):
     @property
     def view(self) -> "SessionView":
         return _decode_view(self.session)
+
+    @property
+    def working(self) -> bool:
+        """Whether a verb has been asked for and has not come to its end."""
+        return self.clock.owned and not self.view.status.endswith(("_OK", "_KO"))
 
     def at(self, playhead_ms: int) -> bytes:
         """The JSON that clients see, of a moment at which the playhead stands elsewhere."""
@@ -94,7 +104,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A one-shot replay's hold on a tenant's lock. Its token is higher than any given before."""
+    """A hold on a tenant's lock, or on the work of its session.
+
+    Its token is higher than any given before.
+    """
 
     owner: str
     token: str
@@ -115,12 +128,18 @@ def feed(tenant: str) -> StreamKey:
 
 
 class Sessions:
-    """Raises StoreUnavailable when the server is away; a verb may then have happened."""
+    """Raises StoreUnavailable when the server is away; a verb may then have happened.
 
-    def __init__(self, connection: Connection, *, idle_ms: int, lease_ms: int) -> None:
+    The work of an owned session's verb becomes KO when it has not ended after `work_limit_ms`.
+    """
+
+    def __init__(
+        self, connection: Connection, *, idle_ms: int, lease_ms: int, work_limit_ms: int = 0
+    ) -> None:
         self._connection = connection
         self._idle_ms = idle_ms
         self._lease_ms = lease_ms
+        self._work_limit_ms = work_limit_ms
         # A session that is watched must be touched well within its idle time.
         self.touch_sec = min(_TOUCH_SEC, idle_ms / 3000)
 
@@ -134,10 +153,12 @@ class Sessions:
         event_types: list[str],
         again: bool,
         failure: str,
+        owned: bool = False,
     ) -> Outcome:
         """Take the lock and initialise; `again` re-initialises the tenant's own session.
 
-        `failure` says why the state of the start cannot be restored, '' when it can.
+        `failure` says why the state of the start cannot be restored, '' when it can. `owned`: its
+        verbs are asked for, and are done by who takes the work.
         """
         if not again:
             # Found by its id even if the gateway ends right after; a name without a session is
@@ -155,6 +176,8 @@ class Sessions:
             self._idle_ms,
             session_id if again else "",
             failure,
+            int(owned),
+            self._work_limit_ms,
         )
         if not again:
             # Again when it is given: the name was a leftover to whoever looked meanwhile.
@@ -174,22 +197,32 @@ class Sessions:
         return await self._verb("session_seek", tenant, session_id, ms)
 
     async def end(self, tenant: str, session_id: str) -> Outcome:
-        outcome = await self._verb("session_end", tenant, session_id)
-        if outcome.answer is Answer.OK:
-            await self._connection.execute("HDEL", _TENANT_OF, session_id)
-        return outcome
+        return await self._end(tenant, session_id)
 
-    async def reset(self, tenant: str) -> Outcome:
-        """Free the tenant's lock whatever holds it."""
-        outcome = await self._verb("session_end", tenant, "")
-        if outcome.session is not None:
-            await self._connection.execute("HDEL", _TENANT_OF, outcome.session.view.id)
+    async def reset(self, tenant: str, *, force: bool = True) -> Outcome:
+        """End what holds the tenant's lock; with `force` free it, whatever is owed to it."""
+        return await self._end(tenant, "", "1" if force else "")
+
+    async def _end(self, tenant: str, *args: str) -> Outcome:
+        outcome = await self._verb("session_end", tenant, *args)
+        session = outcome.session
+        # An owned session keeps its lock until its work is done; who lists sessions forgets it then.
+        if session is not None and not session.working:
+            await self._connection.execute("HDEL", _TENANT_OF, session.view.id)
         return outcome
 
     async def get(self, tenant: str, *, touch: bool = False) -> Session | None:
         """The tenant's session as it stands now. `touch`: somebody is interested in it."""
         found = await self._connection.call("session_get", _keys(tenant), int(touch))
         return None if found is None else _decode(found)
+
+    async def last_told(self, tenant: str, session_id: str) -> Session | None:
+        """What was last told of a session, which may be over by now."""
+        found = await self._connection.execute(
+            "XREVRANGE", log_key(feed(tenant)), "+", "-", "COUNT", _WALK_MOST
+        )
+        told = (_decode(event) for _, (_, event) in found)
+        return next((session for session in told if session.view.id == session_id), None)
 
     async def tenant_of(self, session_id: str) -> str | None:
         """Whose active session it is."""
@@ -236,6 +269,64 @@ class Sessions:
         session = _decode(reply[1]) if len(reply) > 1 else None
         return Outcome(Answer(reply[0].decode()), session)
 
+    # -- the work of an owned session
+
+    async def take_work(self, tenant: str, owner: str) -> tuple[Lease, Session] | None:
+        """Hold the work there is, with what it is. None: there is none, or it is another's."""
+        keys = (*_keys(tenant), _fence_key(tenant))
+        reply = await self._connection.call("work_take", keys, owner, self._lease_ms)
+        if reply[0] != b"ok":
+            return None
+        return Lease(owner, reply[1].decode()), _decode(reply[2])
+
+    async def take_nothing(self, tenant: str, owner: str) -> Lease | None:
+        """Hold the work of a tenant that has no session; None: it has one, or another holds it."""
+        keys = (*_keys(tenant), _fence_key(tenant))
+        reply = await self._connection.call("work_take", keys, owner, self._lease_ms, 1)
+        return Lease(owner, reply[1].decode()) if reply[0] == b"ok" else None
+
+    async def look(self, tenant: str, lease: Lease, known: Session) -> Session | None:
+        """Keep the work for another `lease_ms`; the session as it is now, None when it is over.
+
+        Raises WorkLost.
+        """
+        args = (*_holder(lease), self._lease_ms, known.clock.revision)
+        answer, session = await self._work("work_look", tenant, *args)
+        return known if answer == b"same" else session
+
+    async def step(
+        self,
+        tenant: str,
+        lease: Lease,
+        known: Session,
+        *,
+        failure: str = "",
+        reached_ms: int = 0,
+    ) -> Session | None:
+        """Walk on from the status that is known, to KO if there is a failure.
+
+        A session that stops or starts stands at `reached_ms` if it has come further than it was
+        asked to. The session as it is now: another one, if a verb came between. Raises WorkLost.
+        """
+        args = (*_holder(lease), known.view.id, known.clock.revision, failure, reached_ms)
+        return (await self._work("session_step", tenant, *args))[1]
+
+    async def leave_work(self, tenant: str, lease: Lease) -> Session | None:
+        """Give the work back; not when there is some again, which is then told. Raises WorkLost."""
+        return (await self._work("work_leave", tenant, *_holder(lease)))[1]
+
+    async def release_work(self, tenant: str, lease: Lease) -> None:
+        """Give the work back undone, for another to go on with."""
+        await self._connection.call("lease_release", (_work_key(tenant),), *_holder(lease))
+
+    async def _work(
+        self, function: str, tenant: str, *args: str | int
+    ) -> tuple[bytes, Session | None]:
+        reply = await self._connection.call(function, _keys(tenant), *args)
+        if reply[0] == b"lost":
+            raise WorkLost(f"the work of tenant {tenant} is another's")
+        return reply[0], _decode(reply[1]) if len(reply) > 1 else None
+
     # -- the lock for a one-shot replay
 
     async def take_lease(self, tenant: str, owner: str) -> Lease | Outcome:
@@ -269,6 +360,15 @@ def _fence_key(tenant: str) -> str:
     return f"ph:{{{tenant}}}:fence"
 
 
-def _keys(tenant: str) -> tuple[str, str, str, str]:
+def _work_key(tenant: str) -> str:
+    return f"ph:{{{tenant}}}:work"
+
+
+def _holder(lease: Lease) -> tuple[str, str]:
+    return lease.owner, lease.token
+
+
+def _keys(tenant: str) -> tuple[str, str, str, str, str]:
     stream = feed(tenant)
-    return _record_key(tenant), log_key(stream), meta_key(stream), _lease_key(tenant)
+    leases = _lease_key(tenant), _work_key(tenant)
+    return _record_key(tenant), log_key(stream), meta_key(stream), *leases

@@ -100,7 +100,7 @@ SCHEMAS: JsonSchema = {
 
 _CURSOR: JsonSchema = {
     "type": "string",
-    "pattern": "^[0-9]{1,15}-[0-9]{1,15}-(-1|[0-9]{1,10})-[0-9]{1,18}(-state)?$",
+    "pattern": "^[0-9]{1,15}-[0-9]{1,15}-(-1|[0-9]{1,10})-[0-9]{1,19}(-state)?$",
 }
 PARAMETERS: JsonSchema = {
     "TenantIdQuery": {

@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
@@ -20,10 +21,12 @@ from gateway.playback.cursor import SessionCursor
 from gateway.playback.players import Players
 from gateway.playback.range import RangeError, Ranges, Wanted
 from gateway.playback.session_stream import SessionStream
+from gateway.playback.writer import Writer
 from gateway.routes.request import RETRY_MS, locked, parse_body, read_body
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.schema.policy import StreamAuth
+from store.captured import CHANGE
 from store.event import rfc3339
 from store.server_time import ServerTime
 from store.session import Answer, Outcome, Session, Sessions
@@ -81,6 +84,7 @@ class SessionRoutes:
     sessions: Sessions
     ranges: Ranges
     players: Players
+    writer: Writer | None
     states: States
     streams: Streams
     access: Access
@@ -130,8 +134,9 @@ class SessionRoutes:
             event_types=found.event_types,
             again=body.session_id is not None,
             failure=found.failure,
+            owned=self.writer is not None and CHANGE in found.event_types,
         )
-        session = _require(outcome, body.session_id or "")
+        session = _require(await self._done(tenant, outcome), body.session_id or "")
         answer = _answer(session, "Replay session initialised", status=201)
         answer.headers["Location"] = f"/v1/replay/{session.view.id}"
         return answer
@@ -141,12 +146,13 @@ class SessionRoutes:
         self.speeds.admit(body.replay_speed)
         session_id = request.path_params["id"]
         outcome = await self.sessions.start(tenant, session_id, body.replay_speed)
+        outcome = await self._done(tenant, outcome)
         return _answer(_require(outcome, session_id), "Replay started")
 
     async def stop(self, request: Request) -> Response:
         _, _, tenant = await self._read(request, _Tenant)
         session_id = request.path_params["id"]
-        outcome = await self.sessions.stop(tenant, session_id)
+        outcome = await self._done(tenant, await self.sessions.stop(tenant, session_id))
         return _answer(_require(outcome, session_id), "Replay stopped")
 
     async def seek(self, request: Request) -> Response:
@@ -165,6 +171,7 @@ class SessionRoutes:
                 f"timestamp must be from {rfc3339(clock.start_ms)} to {rfc3339(clock.end_ms)}, "
                 f"got: '{body.timestamp}'"
             )
+        outcome = await self._done(tenant, outcome)
         return _answer(_require(outcome, session_id), "Replay moved")
 
     async def end(self, request: Request) -> Response:
@@ -177,12 +184,14 @@ class SessionRoutes:
                 raise ApiError(
                     403, "FORBIDDEN", "forbidden", "The session belongs to another tenant"
                 )
+        outcome = await self._done(tenant, outcome)
         return _answer(_require(outcome, session_id), "Replay ended")
 
     async def reset(self, request: Request) -> Response:
         body, user = await self._read_body(request, _Tenant)
         tenant = await self._tenant_or_only(request, user, body.tenant_id)
-        outcome = await self.sessions.reset(tenant)
+        resetting = self.sessions if self.writer is None else self.writer
+        outcome = await resetting.reset(tenant)
         return _answer(outcome.session, "Replay reset")
 
     async def current(self, request: Request) -> Response:
@@ -190,6 +199,10 @@ class SessionRoutes:
         tenant = await self._tenant_or_only(request, user, None)
         session = await self.sessions.get(tenant)
         return _answer(session, "Active replay session" if session else "No active replay session")
+
+    async def _done(self, tenant: str, outcome: Outcome) -> Outcome:
+        """What came of a verb when the work that it asked for is done, or has taken long."""
+        return outcome if self.writer is None else await self.writer.wait(tenant, outcome)
 
     async def active(self, request: Request) -> Response:
         """The sessions of all tenants, for an administrator; of the one that is named."""
@@ -213,7 +226,7 @@ class SessionRoutes:
             cursor = SessionCursor.parse(text) if text else None
         except ValueError as error:
             raise _invalid(str(error)) from error
-        session = await self.sessions.get(tenant, touch=True)
+        session = await self.sessions.get(tenant)
         if session is None or session.view.id != session_id:
             raise _not_found(session_id)
         self._require_read(user, session.view.event_types)
@@ -222,6 +235,7 @@ class SessionRoutes:
             session,
             cursor=cursor,
             players=self.players,
+            may_read=partial(self._may_read, user),
             states=self.states,
             request_id=request.state.request_id,
             retry_ms=random.randint(*RETRY_MS),  # noqa: S311 - spread, no secret
@@ -257,7 +271,14 @@ class SessionRoutes:
             raise _invalid(f"tenant_id is required: {len(active)} tenants have an active session")
         return active[0].view.tenant_id if active else self.tenancy.default
 
-    def _require_read(self, user: User | None, event_types: list[str]) -> None:
+    def _may_read(self, user: User | None, event_types: Sequence[str]) -> bool:
+        try:
+            self._require_read(user, event_types)
+        except ApiError:
+            return False
+        return True
+
+    def _require_read(self, user: User | None, event_types: Sequence[str]) -> None:
         for event_type in event_types:
             schema = self.catalog.get(event_type)
             self.access.require_read(user, schema.auth if schema else None)
@@ -296,6 +317,8 @@ def _invalid(message: str) -> ApiError:
 
 
 def _answer(session: Session | None, message: str, *, status: int = 200) -> Response:
+    if session is not None and session.working:
+        message = "The session is at work on that; ask current-session how it goes"
     return _enveloped(None if session is None else session.session, message, status)
 
 

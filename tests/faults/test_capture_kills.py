@@ -44,7 +44,12 @@ class Writer:
                         self.committed += 1
                 finally:
                     connection.terminate()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+            ):
                 await asyncio.sleep(0.05)
 
     async def _transact(self, connection: asyncpg.Connection) -> None:
@@ -141,6 +146,7 @@ async def prove(house: House, kills: int, seed: int) -> int:
             before = [writer.committed for writer in writers]
 
             async def moved(before: list[int] = before) -> bool:
+                assert not any(task.done() for task in tasks), [task.exception() for task in tasks]
                 return all(
                     writer.committed >= was + 3 for writer, was in zip(writers, before, strict=True)
                 )
