@@ -54,6 +54,7 @@ async def test_a_source_is_recorded_from_its_first_moment_and_by_command(
                 while taken not in (await client.get("/metrics")).text:
                     await asyncio.sleep(0.1)
             now = await source.fetchval("SELECT to_json(clock_timestamp())#>>'{}'")
+            await source.execute("SELECT pg_sleep(0.01)")  # a time of the log is a millisecond
             await source.execute("DELETE FROM public.car WHERE id > 40")
             before = await client.get("/v1/state", params={"at": now})
             assert len(before.text.splitlines()) == 101
