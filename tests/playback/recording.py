@@ -169,7 +169,6 @@ class Recording:
     async def publish(self, log: EventLog, tenant: str) -> None:
         outcomes = await log.append(StreamKey(tenant, "change"), ENVELOPE, self.drafts)
         assert all(isinstance(each, Appended) for each in outcomes), outcomes
-        self.drafts.clear()
 
 
 async def connect(dsn: str) -> Any:

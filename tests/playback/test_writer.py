@@ -1,27 +1,43 @@
 """A session that is played into a database: what its watchers are told, and what the tables hold."""
 
 import asyncio
+import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from store.connection import Connection
-from store.event import Retention, StreamKey
+from store.event import Position, Retention, StreamKey
 from store.log import EventLog
+from store.objects import Objects
+from store.snapshot_index import SnapshotIndex
 from tests.conftest import RunningGateway, Start
 from tests.event_stream import OpenStream, get, open_stream
 from tests.playback.controls import Controls, done, refused
-from tests.playback.recording import Recording, Rows, connect, create_tables, read_rows
+from tests.playback.recording import (
+    VISIT,
+    Recording,
+    Rows,
+    connect,
+    create_tables,
+    key_of,
+    read_rows,
+)
+from tests.playback.recording import text_of as text_of_json
 from tests.playback.session_model import ms_of, text_of
 from tests.playback.test_states import END_WALK, INIT_WALK, START_WALK, STOP_WALK
+from tests.store.shelf import keep
 
 SEED = 7
 PAST_MS = 3_600_000
-TRANSACTIONS = 2000
+TRANSACTIONS = 1200
 PAUSE_MS = 20
 
 
@@ -42,12 +58,17 @@ class Scene:
     async def rows(self) -> Rows:
         return await read_rows(self.target)
 
+    @property
+    def begin_ms(self) -> int:
+        return self.recording.begin_ms
+
     def expected(self, session: Any, *, played: bool = True) -> Rows:
         """What the tables must hold where the session stands."""
         at = ms_of(session["replay_last_timestamp"])
         return self.recording.at(at if played else at - 1)
 
 
+@cache
 def past_recording(seed: int, transactions: int) -> Recording:
     begin = int(time.time() * 1000) - PAST_MS
     recording = Recording(random.Random(seed), begin)
@@ -57,7 +78,7 @@ def past_recording(seed: int, transactions: int) -> Recording:
 
 @pytest.fixture
 async def scene(
-    start_gateway: Start, connection: Connection, log: EventLog, tenant: str, database: str
+    start_gateway: Start, log: EventLog, tenant: str, database: str, tmp_path: Path
 ) -> AsyncIterator[Scene]:
     await create_tables(database)
     recording = past_recording(SEED, TRANSACTIONS)
@@ -68,6 +89,7 @@ async def scene(
             tenant=tenant,
             playback={"database": database, "highest_speed": 100, "allow_fastest": True},
             metrics={"enabled": True},
+            snapshots={"url": f"file://{tmp_path}/snapshots"},
             notification_schema_strict=False,
         ) as running:
             yield Scene(running, Controls(running.client, tenant), recording, target)
@@ -253,12 +275,54 @@ async def test_changes_that_retention_removes_before_they_are_played_end_play(
     session = await scene.begin()
     done(await scene.controls.seek(session["id"], text_of(scene.recording.begin_ms + 3000)))
     await log.trim(StreamKey(tenant, "change"), Retention(max_count=1))
-    done(await scene.controls.start(session["id"], 1))
+    done(await scene.controls.start(session["id"], 100))
     failed = await scene.controls.current()
     async with asyncio.timeout(30):
         while not failed["status"].endswith("_KO"):
             failed = await scene.controls.current()
     assert "are no longer kept" in failed["error"]
+
+
+async def test_a_session_begins_in_the_quiet_after_what_retention_has_removed(
+    scene: Scene, connection: Connection, log: EventLog, tmp_path: Path
+) -> None:
+    """That the log has nothing right before the start was taken for changes that are missing."""
+    recording, tenant = scene.recording, scene.gateway.tenant
+    times = [draft.time_ms or 0 for draft in recording.drafts]
+    at_ms = next(
+        ms for ms, after in pairwise(times) if ms > scene.begin_ms + 2000 and after > ms + 5
+    )
+    count = sum(ms <= at_ms for ms in times)
+    stream = StreamKey(tenant, "change")
+    epoch = (await log.head(stream)).epoch
+    await keep(
+        Objects(f"file://{tmp_path}/snapshots"),
+        SnapshotIndex(connection),
+        tenant,
+        at_ms,
+        {name: map(keyed(name), rows) for name, rows in recording.at(at_ms).items()},
+        source=recording.source,
+        visible="1:1:",
+        position=Position(at_ms, count),
+        epoch=epoch,
+        multisets=[VISIT],
+    )
+    await log.trim(stream, Retention(max_count=len(times) - count))
+    session = await scene.controls.begin(text_of(at_ms + 1), text_of(recording.now_ms + 1))
+    assert session["status"] == "MSG_INIT_OK", session
+    assert await scene.rows() == recording.at(at_ms)
+    done(await scene.controls.start(session["id"], 100))
+    stopped = done(await scene.controls.stop(session["id"]))
+    assert await scene.rows() == scene.expected(stopped)
+    done(await scene.controls.start(session["id"], 0))
+    async with asyncio.timeout(30):
+        while (session := await scene.controls.current())["status"] != "MSG_STOP_OK":
+            assert session["error"] is None
+    assert await scene.rows() == recording.at(recording.now_ms)
+
+
+def keyed(table: str) -> Callable[[str], tuple[str, str]]:
+    return lambda row: (text_of_json(key_of(table, json.loads(row))), row)
 
 
 @pytest.mark.soak

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ RESTING = ("_OK", "_KO")
 class Theatre:
     """Two gateways, their server, the database they play into, and a recording of one tenant."""
 
-    def __init__(self, site: Site, postgres: EmbeddedPostgres, recording: Recording) -> None:
+    def __init__(self, site: Site, dsn: str, recording: Recording) -> None:
         self.site = site
-        self.postgres = postgres
+        self.dsn = dsn
         self.recording = recording
         self.tenant = str(uuid4())
         self.begin = text_of(recording.begin_ms)
@@ -47,7 +47,7 @@ class Theatre:
         return text_of(self.recording.begin_ms + int(length * share))
 
     async def rows(self) -> Rows:
-        connection = await connect(self.postgres.dsn)
+        connection = await connect(self.dsn)
         try:
             return await read_rows(connection)
         finally:
@@ -76,28 +76,34 @@ class Theatre:
 
 
 @asynccontextmanager
-async def open_theatre(directory: Path, seed: int, **playback: Any) -> AsyncIterator[Theatre]:
-    postgres = await asyncio.to_thread(start_postgres)
-    try:
-        await create_tables(postgres.dsn)
-        recording = Recording(random.Random(seed), int(time.time() * 1000) - PAST_MS)
-        recording.run(1500, 20)
-        limits = {"lease_sec": LEASE_SEC, "outage_sec": 20, "work_limit_sec": 60, **playback}
-        sections = {"playback": {"database": postgres.dsn, "highest_speed": 100, **limits}}
-        async with open_site(directory, 2, **sections) as site:
-            theatre = Theatre(site, postgres, recording)
-            connection = Connection(site.valkey.url)
-            await connection.open()
-            await recording.publish(EventLog(connection, idempotency_window_ms=1), theatre.tenant)
-            await connection.close()
-            yield theatre
-    finally:
-        await asyncio.to_thread(stop_postgres, postgres)
+async def open_theatre(
+    directory: Path, seed: int, dsn: str, **playback: Any
+) -> AsyncIterator[Theatre]:
+    await create_tables(dsn)
+    recording = Recording(random.Random(seed), int(time.time() * 1000) - PAST_MS)
+    recording.run(1000, 20)
+    limits = {"lease_sec": LEASE_SEC, "outage_sec": 20, "work_limit_sec": 60, **playback}
+    sections = {"playback": {"database": dsn, "highest_speed": 100, **limits}}
+    async with open_site(directory, 2, **sections) as site:
+        theatre = Theatre(site, dsn, recording)
+        connection = Connection(site.valkey.url)
+        await connection.open()
+        await recording.publish(EventLog(connection, idempotency_window_ms=1), theatre.tenant)
+        await connection.close()
+        yield theatre
 
 
-async def run_takeovers(directory: Path, seed: int, rounds: int) -> None:
+@pytest.fixture
+def mortal() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL of the test's own, to be killed."""
+    server = start_postgres()
+    yield server
+    stop_postgres(server)
+
+
+async def run_takeovers(directory: Path, dsn: str, seed: int, rounds: int) -> None:
     """The owner is killed or put to sleep in mid-play, and the other one goes on."""
-    async with open_theatre(directory, seed) as theatre:
+    async with open_theatre(directory, seed, dsn) as theatre:
         pick = random.Random(seed)
         session = await theatre.controls[0].begin(theatre.begin, theatre.end)
         for number in range(rounds):
@@ -138,15 +144,15 @@ async def wake(theatre: Theatre, owner: int, number: int) -> None:
 
 
 async def test_a_killed_owner_and_one_that_sleeps_are_taken_over_and_nothing_is_played_twice(
-    tmp_path: Path,
+    tmp_path: Path, database: str
 ) -> None:
-    await run_takeovers(tmp_path, 3, 2)
+    await run_takeovers(tmp_path, database, 3, 2)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-async def test_a_hundred_owners_are_taken_over(tmp_path: Path) -> None:
-    await run_takeovers(tmp_path, 4, 100)
+async def test_a_hundred_owners_are_taken_over(tmp_path: Path, database: str) -> None:
+    await run_takeovers(tmp_path, database, 4, 100)
 
 
 # -- faults around a verb
@@ -183,7 +189,9 @@ VERBS: dict[str, tuple[Prepare, Verb, str | None]] = {
 }
 
 
-async def run_fault(theatre: Theatre, name: str, fault: str, pick: random.Random) -> None:
+async def run_fault(
+    theatre: Theatre, mortal: EmbeddedPostgres, name: str, fault: str, pick: random.Random
+) -> None:
     prepare, verb, reached = VERBS[name]
     session_id = await prepare(theatre)
     sending = asyncio.create_task(send(verb, theatre, session_id))
@@ -194,8 +202,8 @@ async def run_fault(theatre: Theatre, name: str, fault: str, pick: random.Random
     elif fault == "valkey":
         mending = asyncio.create_task(theatre.site.kill_valkey())
     else:
-        await asyncio.to_thread(theatre.postgres.kill)
-        mending = asyncio.create_task(asyncio.to_thread(theatre.postgres.start))
+        await asyncio.to_thread(mortal.kill)
+        mending = asyncio.create_task(asyncio.to_thread(mortal.start))
     await sending
     await mending
     session = await theatre.rest(1)
@@ -224,8 +232,10 @@ async def send(verb: Verb, theatre: Theatre, session: str) -> None:
     assert answer.status_code in {200, 201, 503}, answer.text
 
 
-async def test_a_fault_around_a_verb_ends_in_ok_or_in_a_ko_with_its_reason(tmp_path: Path) -> None:
-    async with open_theatre(tmp_path, 5) as theatre:
+async def test_a_fault_around_a_verb_ends_in_ok_or_in_a_ko_with_its_reason(
+    tmp_path: Path, mortal: EmbeddedPostgres
+) -> None:
+    async with open_theatre(tmp_path, 5, mortal.dsn) as theatre:
         pick = random.Random(5)
         for fault, name in (
             ("target", "init"),
@@ -235,30 +245,31 @@ async def test_a_fault_around_a_verb_ends_in_ok_or_in_a_ko_with_its_reason(tmp_p
             ("valkey", "back"),
             ("gateway", "start"),
         ):
-            await run_fault(theatre, name, fault, pick)
+            await run_fault(theatre, mortal, name, fault, pick)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("fault", ["target", "valkey", "gateway"])
 async def test_many_faults_around_verbs_leave_nothing_in_progress(
-    tmp_path: Path, fault: str
+    tmp_path: Path, mortal: EmbeddedPostgres, fault: str
 ) -> None:
-    async with open_theatre(tmp_path, 6) as theatre:
+    async with open_theatre(tmp_path, 6, mortal.dsn) as theatre:
         pick = random.Random(fault)
         for _ in range(15):
             for name in VERBS:
-                await run_fault(theatre, name, fault, pick)
+                await run_fault(theatre, mortal, name, fault, pick)
 
 
 async def test_a_database_that_stays_away_is_a_ko_and_what_was_left_there_is_removed_later(
-    tmp_path: Path,
+    tmp_path: Path, mortal: EmbeddedPostgres
 ) -> None:
-    async with open_theatre(tmp_path, 7, outage_sec=0.5, step_patience_sec=3) as theatre:
+    limits = {"outage_sec": 0.5, "step_patience_sec": 3}
+    async with open_theatre(tmp_path, 7, mortal.dsn, **limits) as theatre:
         controls = theatre.controls[0]
         session = await controls.begin(theatre.at(0.9), theatre.end)
         done(await controls.start(session["id"]))
-        await asyncio.to_thread(theatre.postgres.kill)
+        await asyncio.to_thread(mortal.kill)
         async with asyncio.timeout(30):
             while (failed := await theatre.rest(1))["status"] != "MSG_START_KO":
                 await asyncio.sleep(0.02)
@@ -271,7 +282,7 @@ async def test_a_database_that_stays_away_is_a_ko_and_what_was_left_there_is_rem
         freed = done(await controls.reset())
         assert freed["status"] == "DB_END_OK"
         assert await controls.current() is None
-        await asyncio.to_thread(theatre.postgres.start)
+        await asyncio.to_thread(mortal.start)
         async with asyncio.timeout(60):
             while await theatre.rows() != theatre.recording.at(0):
                 await asyncio.sleep(0.05)

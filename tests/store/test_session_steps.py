@@ -279,7 +279,7 @@ opening = [("init", False, 10), ("take", 0), *[("step", 0, "")] * 4]
 programs = st.lists(st.one_of(verbs, work, work, work), min_size=5, max_size=40)
 
 ordinary = settings(
-    max_examples=150,
+    max_examples=80,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
