@@ -81,8 +81,8 @@ SCHEMAS: JsonSchema = {
         "properties": {
             "event": {
                 "enum": [
-                    *("session", "system-time", "change", "replay", "gap"),
-                    *("error", "connection-closing"),
+                    *("session", "system-time", "state", "state-complete", "change"),
+                    *("replay", "gap", "error", "connection-closing"),
                 ]
             },
             "data": {
@@ -100,7 +100,7 @@ SCHEMAS: JsonSchema = {
 
 _CURSOR: JsonSchema = {
     "type": "string",
-    "pattern": "^[0-9]{1,15}-[0-9]{1,15}-(-1|[0-9]{1,10})-[0-9]{1,19}$",
+    "pattern": "^[0-9]{1,15}-[0-9]{1,15}-(-1|[0-9]{1,10})-[0-9]{1,19}(-state)?$",
 }
 PARAMETERS: JsonSchema = {
     "TenantIdQuery": {

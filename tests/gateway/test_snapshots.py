@@ -41,8 +41,20 @@ async def run_snapshot(gateway: GatewayProcess, *more: str) -> "subprocess.Compl
     )
 
 
+async def refuses(gateway: GatewayProcess, tmp_path: Path) -> None:
+    """The command says what it cannot do."""
+    unknown, elsewhere = await asyncio.gather(
+        run_snapshot(gateway, "nobody"),
+        run_snapshot(gateway, "--data-dir", str(tmp_path / "elsewhere")),
+    )
+    assert unknown.returncode == 2
+    assert "there is no source 'nobody'; known: s" in unknown.stderr
+    assert elsewhere.returncode == 1
+    assert "nothing serves the log in" in elsewhere.stderr
+
+
 async def test_a_source_is_recorded_from_its_first_moment_and_by_command(
-    capturing: GatewayProcess, database: str
+    capturing: GatewayProcess, database: str, tmp_path: Path
 ) -> None:
     source = await asyncpg.connect(database)
     try:
@@ -54,6 +66,7 @@ async def test_a_source_is_recorded_from_its_first_moment_and_by_command(
                 while taken not in (await client.get("/metrics")).text:
                     await asyncio.sleep(0.1)
             now = await source.fetchval("SELECT to_json(clock_timestamp())#>>'{}'")
+            await source.execute("SELECT pg_sleep(0.01)")  # a time of the log is a millisecond
             await source.execute("DELETE FROM public.car WHERE id > 40")
             before = await client.get("/v1/state", params={"at": now})
             assert len(before.text.splitlines()) == 101
@@ -66,16 +79,6 @@ async def test_a_source_is_recorded_from_its_first_moment_and_by_command(
             later = await source.fetchval("SELECT to_json(clock_timestamp())#>>'{}'")
             after = await client.get("/v1/state", params={"at": later})
             assert len(after.text.splitlines()) == 41
+            await refuses(capturing, tmp_path)
     finally:
         await source.close()
-
-
-async def test_the_command_says_what_it_cannot_do(
-    capturing: GatewayProcess, tmp_path: Path
-) -> None:
-    finished = await run_snapshot(capturing, "nobody")
-    assert finished.returncode == 2
-    assert "there is no source 'nobody'; known: s" in finished.stderr
-    finished = await run_snapshot(capturing, "--data-dir", str(tmp_path / "elsewhere"))
-    assert finished.returncode == 1
-    assert "nothing serves the log in" in finished.stderr
