@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from gateway import edge
 from gateway.auth import Authenticator, OpenAccess
+from gateway.captures import Captures, CaptureWatch
 from gateway.census import Streams
 from gateway.cloudevent import Renderer
 from gateway.cors import Cors
@@ -40,13 +41,13 @@ from gateway.routes.streams import Streaming
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.settings import Settings
+from gateway.snapshots import open_objects
 from store.configuration import Configuration
 from store.connection import Connection
 from store.embedded import EmbeddedServer
 from store.errors import StoreUnavailable
 from store.event import Retention
 from store.log import EventLog
-from store.objects import Objects, S3Access
 from store.playback_connection import CaptureSlots
 from store.playback_db import PlaybackDatabase
 from store.retention import Retainer
@@ -113,6 +114,17 @@ class Gateway:
         )
         self.writer = self._make_writer()
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
+        self.captures = Captures(
+            settings,
+            catalog,
+            log=self.log,
+            connection=connection,
+            metrics=self.metrics,
+            now_ms=self.server_time.now_ms,
+        )
+        self.capture_watch = CaptureWatch(
+            connection, [source.name for source in settings.capture.sources], self.metrics
+        )
         self._connection = connection
         self.app = self._build(catalog)
 
@@ -285,6 +297,7 @@ class Gateway:
                 tail_lag_ms=self.tail.lag_ms,
                 durability=self._connection.durability.describe,
                 draining=lambda: self.draining,
+                captures=self.capture_watch.report,
             ),
             document=build_document(
                 catalog,
@@ -358,7 +371,10 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
             ("retention", gateway.retainer.run),
             ("server time", gateway.server_time.run),
             ("sessions", gateway.sessions.run),
+            ("capture watch", gateway.capture_watch.run),
         ]
+        if settings.capture.enabled:
+            works.append(("capture", gateway.captures.run))
         if embedded is not None:
             gateway.metrics.watch_restarts(embedded)
             works.append(("embedded server", embedded.failed))
@@ -369,13 +385,6 @@ async def open_gateway(settings: Settings, catalog: Catalog) -> AsyncIterator[Ga
         tasks = [gateway.spawn(name, work()) for name, work in works]
         stack.push_async_callback(_end, tasks)
         yield gateway
-
-
-def open_objects(settings: Settings) -> Objects:
-    """Where the snapshots are kept. Raises StoreConfigurationError."""
-    kept = settings.snapshots
-    access = S3Access(kept.endpoint, kept.region, kept.access_key_id, kept.secret_access_key)
-    return Objects(kept.url, access)
 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -1,5 +1,6 @@
-"""The `playhead` command: serve | publish | watch | replay | play | sessions | check."""
+"""The `playhead` command: serve | capture | publish | watch | replay | play | sessions | check."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from rich.table import Table
 from gateway import logs
 from gateway import settings as configuration
 from gateway.arguments import UsageError, build_notification, build_params
+from gateway.captures import check_sources, read_sources
 from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError
 from gateway.following import Following, Operation
 from gateway.ndjson import read_batches
@@ -27,10 +29,20 @@ from gateway.remote.play import Wanted
 from gateway.remote.play import play as play_session
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import SchemaError
+from gateway.serve import run_capture
 from gateway.serve import serve as serve_gateway
-from gateway.settings import Loaded, SettingsError
-from gateway.terminal import describe_event, drop_output, say, show_progress, write_line
+from gateway.settings import Loaded, Settings, SettingsError
+from gateway.snapshots import take_now
+from gateway.terminal import (
+    describe_event,
+    drop_output,
+    say,
+    show_progress,
+    show_rows,
+    write_line,
+)
 from store.errors import StoreError
+from store.event import rfc3339
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -102,7 +114,11 @@ def _load(config: Path | None, flags: Mapping[str, object]) -> tuple[Loaded, Cat
     try:
         loaded = configuration.load(config, os.environ, flags)
         read = loaded.settings
-        catalog = Catalog.parse(read.notification_schema, read.notification_schema_strict)
+        catalog = Catalog.parse(
+            read.notification_schema,
+            read.notification_schema_strict,
+            changes=bool(read.capture.sources),
+        )
         if not read.auth.enabled:
             catalog.refuse_guarded()
         return loaded, catalog
@@ -150,7 +166,72 @@ def serve(
 
 
 @app.command()
-def check(config: ConfigOption = None) -> None:
+def capture(
+    *,
+    config: ConfigOption = None,
+    redis: Annotated[
+        str | None, typer.Option(help="The Redis or Valkey server of the gateways.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Capture the changes of databases, in a process of its own."""
+    loaded, catalog = _load(config, {"store.url": redis, "logging.level": log_level})
+    settings = loaded.settings
+    if not settings.capture.sources:
+        print("playhead: there is nothing to capture in capture.sources", file=sys.stderr)
+        raise typer.Exit(2)
+    logs.configure(settings.logging.level, settings.logging.format)
+    try:
+        run_capture(settings, catalog)
+    except StoreError as error:
+        print(f"playhead: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def snapshot(
+    source: Annotated[
+        str | None, typer.Argument(help="Source to take it of; none takes one of each.")
+    ] = None,
+    *,
+    config: ConfigOption = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the gateway's embedded server.")
+    ] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="The Redis or Valkey server of the gateways.")
+    ] = None,
+) -> None:
+    """Take a snapshot now, of all tables that are configured and everybody's rows in them."""
+    flags = {"store.url": redis, "store.data_dir": None if data_dir is None else str(data_dir)}
+    loaded, _ = _load(config, flags)
+    sources = read_sources(loaded.settings)
+    chosen = [each for each in sources if source in (None, each.name)]
+    if not chosen:
+        known = ", ".join(each.name for each in sources) or "none"
+        print(f"playhead: there is no source '{source}'; known: {known}", file=sys.stderr)
+        raise typer.Exit(2)
+    logs.configure("warning", "console")
+    for each in chosen:
+        try:
+            with show_rows(each.name) as on_progress:
+                taken = asyncio.run(take_now(loaded.settings, each, on_progress))
+        except StoreError as error:
+            print(f"playhead: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+        for tenant, made in sorted(taken.items()):
+            write_line(
+                f"{each.name}: {made.rows} rows of {tenant} as of {rfc3339(made.at_ms)}, "
+                f"{made.size} bytes in {made.folder}"
+            )
+
+
+@app.command()
+def check(
+    *,
+    config: ConfigOption = None,
+    sources: Annotated[bool, typer.Option(help="Also ask the databases to capture.")] = True,
+) -> None:
     """Validate a configuration; print every setting with its value, source and meaning."""
     loaded, catalog = _load(config, {})
     table = Table("setting", "value", "source", "meaning", box=None, header_style="bold")
@@ -161,6 +242,19 @@ def check(config: ConfigOption = None) -> None:
     mode = "strict" if catalog.strict else "permissive"
     names = ", ".join(catalog.event_types) or "none"
     print(f"\nThe configuration can be used. Event types ({mode}): {names}")
+    if sources and not _check_sources(loaded.settings):
+        raise typer.Exit(1)
+
+
+def _check_sources(settings: Settings) -> bool:
+    good = True
+    for name, found in asyncio.run(check_sources(settings)).items():
+        if isinstance(found, StoreError):
+            good = False
+            print(f"Source {name} cannot be captured: {found}")
+        else:
+            print("\n  ".join([f"Source {name} can be captured.", *found]))
+    return good
 
 
 @app.command()

@@ -67,6 +67,22 @@ class Restarting(Protocol):
     def restarts(self) -> int: ...
 
 
+class Capturing(Protocol):
+    """What capture of a source says of itself; the lags are None while they are not known."""
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def lag_bytes(self) -> int | None: ...
+
+    @property
+    def lag_sec(self) -> float | None: ...
+
+    @property
+    def changes(self) -> int: ...
+
+
 class _Children(dict[tuple[str, ...], _Metric], Generic[_Metric]):
     """Children by label values: a dict look-up where ``labels()`` takes a lock and makes strings."""
 
@@ -88,6 +104,7 @@ class Metrics:
         self._stream_users: dict[tuple[str, str], int] = {}
         self._server: Restarting | None = None
         self._restarts_seen = 0
+        self._captured: dict[str, int] = {}
         ProcessCollector(registry=self._registry)
         self._gauge("build_info", "Constant 1 with the version as label.", "version").labels(
             version
@@ -96,6 +113,7 @@ class Metrics:
         self._declare_log()
         self._declare_streams()
         self._declare_gateway()
+        self._declare_capture()
         self._declare_playback()
         self._start_at_zero()
 
@@ -106,6 +124,19 @@ class Metrics:
             self._embedded_restarts.inc(restarts - self._restarts_seen)
             self._restarts_seen = restarts
         return generate_latest(self._registry)
+
+    def show_capture(self, source: str, status: Capturing) -> None:
+        """How capture of a source is doing, as it was seen last."""
+        unknown = float("nan")
+        lag_bytes, lag_sec = status.lag_bytes, status.lag_sec
+        self._capture_up.labels(source).set(status.state == "capturing")
+        self._capture_lag_bytes.labels(source).set(unknown if lag_bytes is None else lag_bytes)
+        self._capture_lag_seconds.labels(source).set(unknown if lag_sec is None else lag_sec)
+        before = self._captured.get(source, 0)
+        # Another process begins to count from nothing.
+        new = status.changes - before if status.changes >= before else status.changes
+        self._captured[source] = status.changes
+        self._captured_changes.labels(source).inc(new)
 
     def watch_restarts(self, server: Restarting) -> None:
         """Show the restarts of the embedded server."""
@@ -206,6 +237,15 @@ class Metrics:
         """The counter of a background task's deaths (it is restarted, or takes the process down)."""
         return self._background_failures[task,]
 
+    def snapshot_taken(self, source: str, seconds: float) -> None:
+        """A snapshot has been taken, in so many seconds."""
+        self._snapshots[source, "ok"].inc()
+        self._snapshot_seconds[source,].set(seconds)
+        self._snapshot_time[source,].set_to_current_time()
+
+    def snapshot_failed(self, source: str) -> None:
+        self._snapshots[source, "error"].inc()
+
     def _event_label(self, event_type: str | None) -> str:
         if event_type is None:
             return UNKNOWN
@@ -280,6 +320,15 @@ class Metrics:
             "catch_ups_total",
             "Times a live stream could not take bytes at once and was caught up apart.",
         )
+        self._snapshots = _Children(
+            self._counter("snapshots_total", "Snapshots by source.", *("source", "outcome"))
+        )
+        self._snapshot_seconds = _Children(
+            self._gauge("snapshot_duration_seconds", "Of the last snapshot.", "source")
+        )
+        self._snapshot_time = _Children(
+            self._gauge("snapshot_timestamp_seconds", "When the last snapshot was taken.", "source")
+        )
         self.snapshots_broken = self._counter(
             "snapshots_broken_total", "Snapshots that were found damaged and are not used."
         )
@@ -338,6 +387,24 @@ class Metrics:
         )
         self.draining = self._gauge(
             "draining", "1 while the gateway closes its streams to shut down."
+        )
+
+    def _declare_capture(self) -> None:
+        self._capture_up = self._gauge(
+            "capture_up", "1 while changes of the source are captured.", "source"
+        )
+        self._capture_lag_bytes = self._gauge(
+            "capture_lag_bytes", "Write-ahead log of the source that is not captured yet.", "source"
+        )
+        self._capture_lag_seconds = self._gauge(
+            "capture_lag_seconds",
+            "How long ago everything committed at the source was in the log.",
+            "source",
+        )
+        self._captured_changes = self._counter(
+            "captured_changes_total",
+            "Changes of the source that were written to the log.",
+            "source",
         )
 
     def _declare_playback(self) -> None:

@@ -288,6 +288,37 @@ class Playback(Struct, frozen=True):
     ] = 10
 
 
+class CaptureSource(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One database. `slot` is playhead_<name> unless it is given."""
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9_]{1,40}$")]
+    dsn: Annotated[str, Meta(min_length=1)]
+    publication: Annotated[str, Meta(min_length=1, max_length=63)] = "playhead"
+    slot: Annotated[str, Meta(pattern="^[a-z0-9_]{1,63}$")] | None = None
+    tables: tuple[str, ...] = ()
+    tenant: str | None = None
+    tenant_column: Annotated[str, Meta(min_length=1)] | None = None
+    on_lost_slot: Literal["refuse", "resume"] = "refuse"
+
+    @property
+    def slot_name(self) -> str:
+        return self.slot or f"playhead_{self.name}"
+
+
+class Capture(Struct, frozen=True):
+    enabled: Annotated[
+        bool, Meta(description="Capture the sources in this process; else `playhead capture` does.")
+    ] = False
+    sources: Annotated[
+        tuple[CaptureSource, ...],
+        Meta(
+            description="PostgreSQL databases to capture, each with name, dsn, publication, slot, "
+            "tables, tenant, tenant_column, on_lost_slot.",
+            extra={"secret": True},
+        ),
+    ] = ()
+
+
 class Snapshots(Struct, frozen=True):
     url: Annotated[
         str,
@@ -302,6 +333,14 @@ class Snapshots(Struct, frozen=True):
             description="Older snapshots are removed, the newest never.", ge=1, le=100 * _YEAR_SEC
         ),
     ] = 7 * 86_400
+    patience_sec: Annotated[
+        float,
+        Meta(
+            description="A snapshot fails when capture has not come up to it within this.",
+            gt=0,
+            le=_YEAR_SEC,
+        ),
+    ] = 600
     endpoint: (
         Annotated[str, Meta(description="Address of the S3 service; none is Amazon's.")] | None
     ) = None
@@ -347,4 +386,5 @@ class Settings(Struct, frozen=True):
     auth: Auth = Auth()
     drain: Drain = Drain()
     playback: Playback = Playback()
+    capture: Capture = Capture()
     snapshots: Snapshots = Snapshots()

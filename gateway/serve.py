@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 
 from gateway import server as http_server
 from gateway.app import Gateway, open_gateway
+from gateway.captures import capture_alone
 from gateway.protocol import protocol
 from gateway.routes.about import metrics_route
 from gateway.schema.catalog import Catalog
@@ -60,6 +61,25 @@ def _freeze() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
+
+
+def run_capture(settings: Settings, catalog: Catalog) -> None:
+    """Capture until SIGTERM or SIGINT.
+
+    Raises a StoreError with what to change when it cannot start.
+    """
+
+    async def run() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        _freeze()
+        with contextlib.suppress(asyncio.CancelledError):
+            await capture_alone(settings, catalog)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 async def _serve(settings: Settings, catalog: Catalog, load_example: bool) -> int:

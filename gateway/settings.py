@@ -22,7 +22,8 @@ from gateway.layers import (
     read_environment,
     read_file,
 )
-from gateway.options import Auth, Cors, Metrics, Settings
+from gateway.options import Auth, Capture, Cors, Metrics, Settings
+from gateway.playback.tables import parse_tables
 
 __all__ = ["Loaded", "Row", "Settings", "SettingsError", "explain", "load"]
 
@@ -96,7 +97,12 @@ def explain(loaded: Loaded) -> list[Row]:
     rows = []
     for name, leaf in leaves(Settings).items():
         value = lookup(loaded.settings, name)
-        shown = "***" if value and leaf.extra.get("secret") else _show(name, value)
+        if name == "capture.sources":
+            # Their addresses may hold passwords.
+            value = tuple(source.name for source in loaded.settings.capture.sources)
+            shown = _show(name, value)
+        else:
+            shown = "***" if value and leaf.extra.get("secret") else _show(name, value)
         rows.append(Row(name, shown, loaded.sources[name], leaf.description))
     return rows
 
@@ -125,11 +131,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if settings.store.url is not None:
         yield from _about_store_url(settings.store.url)
     tenant = settings.tenants.default
-    try:
-        canonical = str(UUID(tenant)) == tenant
-    except ValueError:
-        canonical = False
-    if not canonical:
+    if not _is_tenant(tenant):
         yield f"tenants.default must be a UUID such as {UUID(int=0)}, got {tenant!r}"
     if settings.playback.database is not None:
         yield from _about_database(settings.playback.database)
@@ -137,6 +139,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     yield from _about_metrics(settings.metrics, settings.application.port)
     if settings.auth.enabled:
         yield from _about_auth(settings.auth)
+    yield from _about_capture(settings.capture)
 
 
 def _about_words(settings: Settings) -> Iterator[str]:
@@ -151,6 +154,11 @@ def _about_words(settings: Settings) -> Iterator[str]:
         yield "publish.event_type_prefix must be printable"
     if settings.drain.timeout_sec < settings.drain.window_sec:
         yield "drain.timeout_sec must not be lower than drain.window_sec"
+    playback = settings.playback
+    if playback.lowest_speed > playback.highest_speed:
+        yield "playback.lowest_speed must not be above playback.highest_speed"
+    if playback.default_range_sec > playback.longest_range_sec:
+        yield "playback.default_range_sec must not be longer than playback.longest_range_sec"
 
 
 def _about_store_url(url: str) -> Iterator[str]:
@@ -198,6 +206,35 @@ def _about_metrics(metrics: Metrics, main_port: int) -> Iterator[str]:
     taken = metrics.path in {"/", "/health", "/ready"} or metrics.path.startswith("/api/")
     if metrics.port is None and taken:
         yield f"metrics.path must not be {metrics.path} on the main port: that path is taken"
+
+
+def _about_capture(capture: Capture) -> Iterator[str]:
+    if capture.enabled and not capture.sources:
+        yield "capture.enabled needs at least one source in capture.sources"
+    names = [source.name for source in capture.sources]
+    slots = [source.slot_name for source in capture.sources]
+    for number, source in enumerate(capture.sources):
+        where = f"capture.sources[{number}]"
+        if names.index(source.name) != number:
+            yield f"{where}.name: '{source.name}' is another source's name too"
+        elif slots.index(source.slot_name) != number:
+            yield f"{where}.slot: '{source.slot_name}' is another source's slot too"
+        if not source.dsn.startswith(("postgresql://", "postgres://")):
+            yield f"{where}.dsn must be an address that starts with postgresql://"
+        if source.tenant is not None and not _is_tenant(source.tenant):
+            yield f"{where}.tenant must be a UUID such as {UUID(int=0)}, got {source.tenant!r}"
+        for table in source.tables:
+            tables, wrong = parse_tables(table)
+            if wrong or tables != [table]:
+                advice = f"write {tables[0]}" if tables and not wrong else "write schema.table"
+                yield f"{where}.tables: {table!r} is no name of a table; {advice}"
+
+
+def _is_tenant(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _about_auth(auth: Auth) -> Iterator[str]:

@@ -175,6 +175,7 @@ CLOSING_MESSAGES = {
     "server_shutdown": "Server is shutting down gracefully",
     "max_duration_reached": "Connection reached maximum duration",
     "end_of_stream": "Stream completed",
+    "forbidden": "User may not read all event types of the session any more",
 }
 
 

@@ -293,11 +293,16 @@ class EventStream(EventSourceResponse, ABC):
                 return
             if self._heartbeat_due:
                 await self._write(self._take_heartbeat())
+            written = self._written_bytes
             try:
                 if await self.approach():
                     return
             except StoreUnavailable:
                 await asyncio.sleep(random.uniform(*RETRY_SEC))  # noqa: S311 - spread, no secret
+            if self._written_bytes == written:
+                # A step may find nothing to wait for; were it to come to nothing for ever, all
+                # others would wait for this stream.
+                await asyncio.sleep(0)
 
 
 def _closes(scope: Scope) -> bool:

@@ -13,6 +13,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from store.snapshot import OnProgress
+from store.snapshot import Progress as SnapshotProgress
+
 
 class _Content(msgspec.Struct, frozen=True):
     identifier: dict[str, msgspec.Raw]
@@ -94,3 +97,26 @@ def show_progress(total_bytes: int | None) -> Iterator[Callable[[int, int], None
             progress.update(task, advance=more_bytes, events=events)
 
         yield advance
+
+
+@contextmanager
+def show_rows(source: str) -> Iterator[OnProgress]:
+    """A bar on a terminal, nothing elsewhere; to be told how far a snapshot is."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:,.0f} rows"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(source, total=None)
+
+        def show(told: SnapshotProgress) -> None:
+            # The estimate of a table that grew, or was never counted, is too low.
+            total = max(told.expected_rows, told.rows)
+            description = f"{source} {escape(told.table)}"
+            progress.update(task, total=total, completed=told.rows, description=description)
+
+        yield show

@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from store.capture_record import CHANGE, CaptureRecord, Status
+from store.capture_record import CHANGE, CaptureRecord, Shape, Status
 from store.capture_rounds import Rounds
 from store.change_stream import Renderer
 from store.connection import Connection
@@ -115,7 +115,7 @@ class Capture:
                 logger.warning("capture_setup", source=self.settings.name, warning=warning)
             start = await Resumption(source, self._log, self._record, self._marks).find()
             if start.gap is not None:
-                self._on_gap(start.gap)
+                self._tell_gap(start.gap)
             await self._capture(source, start, setup.warnings)
         finally:
             source.close()
@@ -140,7 +140,7 @@ class Capture:
             tenants=start.tenants,
             renderer=self._renderer,
             on_stored=self._count,
-            on_reshaped=lambda table, key: self._on_reshaped(copier, table, key),
+            on_reshaped=lambda before, now: self._on_reshaped(copier, before, now),
         )
         rounds = Rounds(
             source,
@@ -148,6 +148,7 @@ class Capture:
             self._record,
             start.progress,
             on_status=self._on_status,
+            on_gap=self._tell_gap,
             changes=lambda: self._changes,
             warnings=warnings,
             restarts=self._restarts,
@@ -168,14 +169,18 @@ class Capture:
     def _on_status(self, status: Status) -> None:
         self.status = status
 
-    async def _on_reshaped(self, copier: Copier, table: str, key: bool) -> None:
-        """A table has other columns; with another key, rows of before are not found by it."""
-        reason = f"{table} has {'another key' if key else 'other columns'}"
-        logger.warning("table_changed", source=self.settings.name, table=table, key=key)
-        if key:
+    async def _on_reshaped(self, copier: Copier, before: Shape, now: Shape) -> None:
+        """By another name or key, rows of before are not found again: a state needs a snapshot."""
+        found_again = (before.name, before.key) == (now.name, now.key)
+        if not found_again:
             for tenant in sorted(copier.tenants):
                 head = await self._log.head(StreamKey(tenant, CHANGE))
                 await self._record.add_break(tenant, head, copier.through_ms)
+        what = "columns" if found_again else "name" if before.name != now.name else "key"
+        self._tell_gap(f"{now.name} has {'other' if found_again else 'another'} {what}")
+
+    def _tell_gap(self, reason: str) -> None:
+        logger.warning("snapshot_needed", source=self.settings.name, reason=reason)
         self._on_gap(reason)
 
 

@@ -1,14 +1,13 @@
 """What is kept in the log's server about a captured source: who it is, how far it is in the log.
 
-`ph:capture:<source>` is a hash; `…:tenants` has the tenants it ever wrote to, `…:shapes` its tables,
-`ph:captures` the names of all sources. Of a tenant: `through:<source>` in the meta of its changes, and the
-list of its breaks. Written before the source may forget, so that a loss is always seen.
+`ph:capture:<source>` is a hash; `…:tenants` has the tenants it ever wrote to, `ph:captures` the names of
+all sources. Of a tenant: `through:<source>` in the meta of its changes, and the list of its breaks. All
+is written before the source may forget, so that a loss is always seen.
 """
 
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -32,8 +31,9 @@ def parse_lsn(text: str) -> int:
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A table's key, and its columns with their types."""
+    """A table's name, its key, and its columns with their types."""
 
+    name: str
     key: list[str]
     columns: list[str]
 
@@ -55,17 +55,26 @@ class Progress:
     through_ms: int
 
 
+# In words: `standby` where another process captures, `down` while the source is away and `store_down`
+# while the log is, `refused` for its set-up, `lost` for changes that are gone, `failed` for a defect;
+# `silent` and `unknown` where no process says anything, or ever did.
+STATES = (
+    *("starting", "standby", "capturing", "down", "store_down", "refused", "lost", "failed"),
+    *("silent", "unknown"),
+)
+
+
 class Status(msgspec.Struct, frozen=True):
     """How capture of a source is doing, for people and programs.
 
-    ``state``: starting, standby (another process captures), capturing, down (the source is away),
-    store_down, refused (its set-up), lost (changes are gone), failed (a defect). The lags are None
-    where nobody knows them.
+    ``state`` is one of STATES. The lags are None where nobody knows them; ``through_ms`` is up to
+    when all commits are in the log.
     """
 
     state: str
     lag_bytes: int | None = None
     lag_sec: float | None = None
+    through_ms: int = 0
     error: str | None = None
     warnings: tuple[str, ...] = ()
     changes: int = 0
@@ -123,17 +132,11 @@ class CaptureRecord:
 
     async def shapes(self) -> dict[int, Shape]:
         """The tables as they were last seen, by OID."""
-        found = await self._connection.execute("HGETALL", f"{self._key}:shapes")
-        flat = iter(found)
-        return {
-            int(oid): msgspec.json.decode(shape, type=Shape)
-            for oid, shape in zip(flat, flat, strict=True)
-        }
+        found = await self._connection.execute("HGET", self._key, "shapes")
+        return msgspec.json.decode(found, type=dict[int, Shape]) if found else {}
 
-    async def save_shape(self, oid: int, shape: Shape) -> None:
-        await self._connection.execute(
-            "HSET", f"{self._key}:shapes", oid, msgspec.json.encode(shape)
-        )
+    async def save_shapes(self, shapes: dict[int, Shape]) -> None:
+        await self._connection.execute("HSET", self._key, "shapes", msgspec.json.encode(shapes))
 
     # -- tenants
 
@@ -162,14 +165,3 @@ class CaptureRecord:
         """That changes are missing after this head: a state of later needs a later snapshot."""
         position = Position(max(through_ms, head.last.ms), head.last.sequence)
         await self._connection.execute("RPUSH", f"ph:{{{tenant}}}:breaks", position.entry_id)
-
-
-async def read_statuses(connection: Connection, sources: Iterable[str]) -> dict[str, Status | None]:
-    """The status of each source, None for one that never had any."""
-    return {name: await CaptureRecord(connection, name).status() for name in sources}
-
-
-def describe(status: Status) -> dict[str, Any]:
-    """As `/ready` shows it."""
-    found: dict[str, Any] = msgspec.to_builtins(status)
-    return found

@@ -26,6 +26,7 @@ ADVANCE_SEC = 1.0
 ADVANCE_BYTES = 16 << 20
 TELL_SEC = 0.25
 REPORT_SEC = 0.5
+TABLES_SEC = 2.0
 # A commit takes its time before its place; on a busy source other commits come between.
 MARGIN_MS = 200
 _LOG_RUNNING_BYTES = 16 << 20
@@ -45,6 +46,7 @@ class Rounds:
         progress: Progress,
         *,
         on_status: Callable[[Status], None],
+        on_gap: Callable[[str], None],
         changes: Callable[[], int],
         warnings: tuple[str, ...],
         restarts: int,
@@ -54,6 +56,7 @@ class Rounds:
         self._record = record
         self._progress = progress
         self._on_status = on_status
+        self._on_gap = on_gap
         self._warnings = warnings
         self._restarts = restarts
         self._changes = changes
@@ -66,7 +69,7 @@ class Rounds:
         self._through_ms = progress.through_ms
         # Whose commits are not all in the log yet, oldest first.
         self._moments: deque[Moment] = deque()
-        self._told_at = self._advanced_at = 0.0
+        self._told_at, self._advanced_at = 0.0, time.monotonic()
 
     async def run(self) -> None:
         # Not from the record's place: a log that lost its newest events gets them again.
@@ -75,6 +78,7 @@ class Rounds:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._copy())
             group.create_task(self._report())
+            group.create_task(self._watch_tables())
 
     async def _look_at_slot(self) -> int:
         slot = await self._source.slot()
@@ -142,6 +146,7 @@ class Rounds:
                 "capturing",
                 lag_bytes=max(0, moment.insert_lsn - self._position),
                 lag_sec=max(0, moment.ms - self._through_ms) / 1000,
+                through_ms=self._through_ms,
                 warnings=self._warnings,
                 changes=self._changes(),
                 restarts=self._restarts,
@@ -150,3 +155,13 @@ class Rounds:
             self._on_status(status)
             await self._record.tell(status)
             await asyncio.sleep(REPORT_SEC)
+
+    async def _watch_tables(self) -> None:
+        """Rows that a table had before it was published are in no change."""
+        before: list[str] | None = None
+        while True:
+            tables = await self._source.published_tables()
+            if before is not None and tables != before:
+                self._on_gap("other tables are published")
+            before = tables
+            await asyncio.sleep(TABLES_SEC)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from store.connection import Connection, meta_key
 from store.errors import Behind
 from store.event import Position, StreamKey
-from store.snapshot_index import pairs
+from store.snapshot_index import SnapshotIndex, pairs
 from store.visibility import parse_lsn
 
 CHANGE = "change"
@@ -49,6 +49,11 @@ async def read_captured(connection: Connection, tenant: str) -> Captured:
         for name, value in pairs(meta)
         if name.startswith(_THROUGH)
     }
+    for source in await SnapshotIndex(connection).firsts(tenant):
+        if source not in through:
+            # Nothing of the tenant has changed since its snapshot, as far as the source is read.
+            found = await connection.execute("HGET", f"ph:capture:{source}", "through")
+            through[source] = int(found or 0)
     return Captured(through, await read_breaks(connection, tenant))
 
 

@@ -35,14 +35,14 @@ from store.rows import MISSING, Change, TableCodec
 
 logger = structlog.get_logger(__name__)
 
-_BEGIN = ord("B")
+_NEEDED = b"BR"
 
 # What is collected for all tenants together before it is stored.
 _UNSENT_BYTES = 16 << 20
 _FLUSHED_TOGETHER = 16
 
-# Told when a table's columns or its key are other ones than before: the table, and if its key is.
-OnReshaped = Callable[[str, bool], Awaitable[None]]
+# Told when a table is another one than before, once everything of before is in the log.
+OnReshaped = Callable[[Shape, Shape], Awaitable[None]]
 
 
 class Copier:
@@ -95,7 +95,8 @@ class Copier:
             async for page in pages:
                 count += len(page)
                 for data in page:
-                    if passing and data[0] != _BEGIN:
+                    # A table is described once, with its first change, passed over or not.
+                    if passing and data[0] not in _NEEDED:
                         continue
                     message = decode(data)
                     if isinstance(message, Begin):
@@ -243,16 +244,15 @@ class Copier:
             codec = TableCodec(message, self._kinds, key, self._settings.tenant_column)
             self._known[data] = codec
         self._codecs[oid] = codec
-        shape = Shape(
-            list(codec.key), [f"{each.name} {each.type_oid}" for each in codec.typed_columns]
-        )
+        columns = [f"{each.name} {each.type_oid}" for each in codec.typed_columns]
+        shape = Shape(codec.name, list(codec.key), columns)
         before = self._shapes.get(oid)
         if shape != before:
             if before is not None:
                 await self._flush()
-                await self._on_reshaped(codec.name, shape.key != before.key)
-            await self._record.save_shape(oid, shape)
+                await self._on_reshaped(before, shape)
             self._shapes[oid] = shape
+            await self._record.save_shapes(self._shapes)
 
     async def _key(self, message: Relation) -> tuple[str, ...]:
         """Of the replica identity, or the primary key where that is the whole row or nothing."""

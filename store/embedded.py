@@ -368,3 +368,12 @@ async def _ask(socket_path: Path, command: str) -> bytes:
                 writer.close()
     except (OSError, asyncio.IncompleteReadError):  # a TimeoutError is an OSError
         return b""
+
+
+def find_running(data_dir: Path | str) -> str | None:
+    """The address of the server that another process runs on this directory, if one does."""
+    folder = Path(data_dir).expanduser().resolve()
+    socket = read_record(folder / "valkey.lock").get("socket")
+    if not isinstance(socket, str) or not Path(socket).is_socket():
+        return None
+    return f"unix://{quote(socket)}"

@@ -191,14 +191,15 @@ end
 -- -> 1 when stored, epoch, the mark there is now, last ms, last sequence.
 -- All or nothing: when another mark is there, somebody stored what the caller does not know of. Time
 -- never goes back. `opened` is the number of the draft that begins a transaction whose end is not
--- among these, '' when there is none, 'keep' when it began in an earlier call. O(drafts), about 4 us.
+-- among these, '' when there is none, 'keep' when it began in an earlier call: its changes all have
+-- the time of the first. O(drafts), about 4 us each.
 local function append_changes(keys, args)
   local log, meta = keys[1], keys[2]
   local source, expected, mark, opened = args[1], args[2], args[3], args[4]
   local middle, tail, count = args[5], args[6], number(args[7])
   local last_ms, last_sequence = last_position(log)
-  local kept = redis.call('HMGET', meta, 'epoch', 'mark:' .. source)
-  local epoch, found = kept[1], kept[2] or ''
+  local kept = redis.call('HMGET', meta, 'epoch', 'mark:' .. source, 'open:' .. source)
+  local epoch, found, open = kept[1], kept[2] or '', kept[3]
   if not epoch or last_sequence == 0 then
     epoch = start_epoch(meta)
     if last_sequence > 0 then
@@ -217,7 +218,9 @@ local function append_changes(keys, args)
     local at = 5 + i * 3
     if args[at] ~= given then
       given = args[at]
-      last_ms = math.max(number(given), last_ms)
+      if i > 1 or not open then
+        last_ms = math.max(number(given), last_ms)
+      end
       ms_text, closing = text(last_ms) .. '-', middle .. rfc3339(last_ms) .. tail
     end
     last_sequence = last_sequence + 1
@@ -354,8 +357,10 @@ end
 -- the work walks on (session_step), and what is not at rest by its due time becomes KO.
 -- Keys of every verb: record, feed, feed's meta, lease of a one-shot replay, lease of the work.
 
-local FEED_LENGTH = 1000
-local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant' }
+local FEED_LENGTH = 100
+-- After a session's end its feed is kept so long for who has yet to hear of it.
+local FEED_REST_MS = 3600000
+local TEXTS = { 'id', 'status', 'speed', 'types', 'error', 'tenant', 'epoch' }
 local NUMBERS = { 'revision', 'run', 'entered', 'start', 'end', 'wall', 'event', 'played', 'touched', 'idle',
   'owned', 'limit', 'due', 'resume' }
 
@@ -448,10 +453,18 @@ local function walk(keys, session, now, statuses)
     if last_sequence == 0 then
       start_epoch(keys[3])
     end
+    session.epoch = redis.call('HGET', keys[3], 'epoch')
     redis.call('XADD', keys[2], id_of(math.max(now, last_ms), last_sequence + 1), session.id,
       describe(session, now))
   end
   redis.call('XTRIM', keys[2], 'MAXLEN', '~', FEED_LENGTH)
+  for i = 2, 3 do
+    if session.status == 'DB_END_OK' then
+      redis.call('PEXPIRE', keys[i], FEED_REST_MS)
+    else
+      redis.call('PERSIST', keys[i])
+    end
+  end
 end
 
 -- A verb of an owned session is asked for.
@@ -493,17 +506,31 @@ local function ending(session)
 end
 
 local function finish(keys, session, now)
+  session.event, session.wall = playhead(session, now), now
   session.error = ''
   walk(keys, session, now, END_WALK)
   redis.call('DEL', keys[1])
 end
 
--- The session as it stands now: one that has reached its end is stopped, one that nobody has watched
+-- A place of this run compares with none of another run. It begins with the events of that very time.
+local function enter_run(session, run, target, now)
+  session.run, session.event, session.entered, session.wall = run, target, target, now
+  session.played = playing(session) and 1 or 0
+end
+
+-- The session as it stands now: one whose record is older than its feed has told (a failover lost
+-- writes) is moved to where it stands by that, in a run that was never before; one that has reached its end is stopped, one that nobody has watched
 -- or touched for its idle time is ended.
 local function settle(keys, now)
   local session = load_session(keys[1])
   if not session then
     return nil
+  end
+  if session.epoch ~= redis.call('HGET', keys[3], 'epoch') then
+    enter_run(session, now, playhead(session, now), now)
+    session.revision = math.max(session.revision, now)
+    walk(keys, session, now, { session.status })
+    save_session(keys[1], session)
   end
   if playing(session) and playhead(session, now) >= session['end'] then
     session.event, session.wall = session['end'], now
@@ -643,14 +670,13 @@ local function session_seek(keys, args)
   end
   -- Up to here the database of an owned one has everything, or will have.
   local through = session.played == 1 and playhead(session, now) or session.event - 1
-  session.run, session.event, session.entered = session.run + 1, target, target
-  session.wall, session.touched = now, now
+  enter_run(session, session.run + 1, target, now)
+  session.touched = now
   if session.owned == 1 then
     session.resume, session.played = RESTING[session.status], 0
     request(keys, session, now, target > through and 'MSG_INIT_REQUESTED' or 'DB_INIT_REQUESTED')
     return { 'ok', describe(session, now) }
   end
-  session.played = playing(session) and 1 or 0
   walk(keys, session, now, { session.status })
   save_session(keys[1], session)
   return { 'ok', describe(session, now) }
@@ -667,11 +693,11 @@ local function session_end(keys, args)
   if not session or (args[1] ~= '' and session.id ~= args[1]) then
     return { 'missing' }
   end
-  session.event, session.wall = playhead(session, now), now
   if session.owned == 0 or args[2] == '1' then
     redis.call('DEL', keys[5])
     finish(keys, session, now)
   elseif not ending(session) then
+    session.event, session.wall = playhead(session, now), now
     session.touched = now
     request(keys, session, now, 'MSG_END_REQUESTED')
   end

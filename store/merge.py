@@ -183,8 +183,9 @@ class _Source:
             return ORIGIN, None
         found = await self._log.before_time(self._stream, first_ms)
         position = head.last if found is None else found
-        # When the events that were removed happened is not known: they may lie in between.
-        lost = position.ms >= first_ms if found is None else position.ms > first_ms
+        # When the events that were removed happened is not known: they may lie in between, or be
+        # of the first one's own time.
+        lost = position.ms >= first_ms
         first = head.first_available
         return position, Gap(GapReason.EXPIRED, min(head.floor, first - 1), first) if lost else None
 

@@ -14,12 +14,14 @@ import asyncpg
 
 from store.errors import SourceRefused, SourceUnavailable, StoreError
 from store.pgcatalog import kinds, primary_key
-from store.pgtypes import SESSION_SETTINGS, Kind, quote_identifier
+from store.pgtypes import SESSION_SETTINGS, Kind, quote_identifier, table_name
 
 PLUGIN = "pgoutput"
 CONNECT_TIMEOUT_SEC = 10.0
 # Of everything that PostgreSQL answers at once; a peek may take its time.
 ANSWER_TIMEOUT_SEC = 30.0
+# The source reads what the slot passes over.
+ADVANCE_TIMEOUT_SEC = 600.0
 PAGE_ROWS = 1000
 _MINIMUM_VERSION = 140_000
 _APPLICATION = "playhead"
@@ -91,10 +93,14 @@ class PgSource:
 
     async def _connect(self) -> Any:
         settings = {**SESSION_SETTINGS, "application_name": _APPLICATION, "work_mem": _WORK_MEM}
-        async with self._translated("cannot be reached"):
-            connection = await asyncpg.connect(
-                self.settings.dsn, server_settings=settings, timeout=CONNECT_TIMEOUT_SEC
-            )
+        try:
+            async with self._translated("cannot be reached"):
+                connection = await asyncpg.connect(
+                    self.settings.dsn, server_settings=settings, timeout=CONNECT_TIMEOUT_SEC
+                )
+        except ValueError as error:
+            # Which says what it could not read, perhaps a password.
+            raise SourceRefused(["its dsn cannot be read as an address"]) from error
         version = connection.get_server_version()
         if version.major * 10_000 < _MINIMUM_VERSION:
             await connection.close()
@@ -128,6 +134,8 @@ class PgSource:
             asyncpg.InsufficientResourcesError,
             asyncpg.ObjectInUseError,
             asyncpg.InterfaceError,
+            # What asyncpg says of a connection that was lost between two steps of a query.
+            asyncpg.InternalClientError,
             OSError,
         ) as error:
             told = str(error) or type(error).__name__
@@ -137,13 +145,17 @@ class PgSource:
 
     # -- asking
 
-    async def fetch(self, query: str, *args: object) -> list[Any]:
+    async def fetch(
+        self, query: str, *args: object, timeout_sec: float = ANSWER_TIMEOUT_SEC
+    ) -> list[Any]:
         async with self._asking, self._translated():
-            found: list[Any] = await self._control.fetch(query, *args, timeout=ANSWER_TIMEOUT_SEC)
+            found: list[Any] = await self._control.fetch(query, *args, timeout=timeout_sec)
             return found
 
-    async def value(self, query: str, *args: object) -> Any:
-        rows = await self.fetch(query, *args)
+    async def value(
+        self, query: str, *args: object, timeout_sec: float = ANSWER_TIMEOUT_SEC
+    ) -> Any:
+        rows = await self.fetch(query, *args, timeout_sec=timeout_sec)
         return rows[0][0] if rows else None
 
     async def execute(self, query: str) -> None:
@@ -181,6 +193,14 @@ class PgSource:
 
     async def primary_key(self, oid: int) -> tuple[str, ...] | None:
         return await primary_key(self, oid)
+
+    async def published_tables(self) -> list[str]:
+        rows = await self.fetch(
+            "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = $1 "
+            "ORDER BY schemaname, tablename",
+            self.settings.publication,
+        )
+        return [table_name(row["schemaname"], row["tablename"]) for row in rows]
 
     # -- the slot
 
@@ -247,19 +267,39 @@ class PgSource:
                 )
                 while rows := await cursor.fetch(PAGE_ROWS):
                     yield [data for (data,) in rows]
+            except asyncpg.UndefinedObjectError as error:
+                raise await self._why_undefined() from error
             except BaseException:
                 # To roll back would be to wait for a source that may be gone.
                 self._reading.terminate()
                 raise
             await transaction.rollback()
 
+    async def _why_undefined(self) -> StoreError:
+        name, publication = self.settings.slot, self.settings.publication
+        if await self.slot() is None:
+            return SourceUnavailable(f"slot '{name}' was dropped")
+        # It is looked up as it was when the changes were made.
+        return SourceRefused(
+            [
+                f"publication '{publication}' was not there when changes were made that are still "
+                f"to be captured, and so they cannot be: SELECT pg_drop_replication_slot('{name}'), "
+                "and set on_lost_slot to resume to go on with a gap"
+            ]
+        )
+
     async def advance(self, lsn: int) -> None:
         """Let the source forget what comes before this place."""
-        async with self._asking, self._translated():
-            await self._control.fetchval(
+        try:
+            await self.value(
                 "SELECT end_lsn FROM pg_replication_slot_advance($1, $2)",
                 *(self.settings.slot, lsn),
+                timeout_sec=ADVANCE_TIMEOUT_SEC,
             )
+        except StoreError as error:
+            if isinstance(error.__cause__, asyncpg.UndefinedObjectError):
+                raise await self._why_undefined() from error
+            raise
 
     async def log_running_transactions(self) -> None:
         """Give the slot a later place to read on from; the source does so by itself every 15 s.

@@ -15,7 +15,7 @@ from store.captured import read_breaks, read_tenants
 from store.configuration import Configuration
 from store.connection import Connection
 from store.cron import next_due
-from store.errors import StoreError, StoreUnavailable
+from store.errors import StoreError
 from store.snapshot import SnapshotTaker
 from store.snapshot_index import SnapshotIndex
 
@@ -61,9 +61,6 @@ class SnapshotSchedule:
             try:
                 await self._take_due()
                 delay, pause = _RETRY_SEC[0], _POLL_SEC
-            except StoreUnavailable as error:
-                logger.warning("snapshots_delayed", source=self._taker.source, error=str(error))
-                pause = _RETRY_SEC[0]
             except StoreError as error:
                 logger.error("snapshot_failed", source=self._taker.source, error=str(error))
                 self._on_failure()

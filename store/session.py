@@ -32,7 +32,8 @@ logger = structlog.get_logger(__name__)
 class Clock(msgspec.Struct, frozen=True):
     """What every gateway plays by: at wall time `wall_ms` the playhead stood at `event_ms`.
 
-    `run` grows with every initialisation and seek: positions of different runs do not compare.
+    `run` grows with every initialisation and seek, and when a failover lost some of them:
+    positions of different runs do not compare.
     It began there at `run_start_ms`, with the events of that very time. While it does not play,
     everything up to `through_ms` has been played. `revision` grows with
     every change, so that of two descriptions the later one is known. All this holds at wall time

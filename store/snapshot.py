@@ -53,6 +53,7 @@ OnProgress = Callable[[Progress], None]
 class _Part:
     """One tenant's share of a snapshot. `listed`: the tables it is of, all when there are none."""
 
+    id: str
     folder: str
     listed: Set[str]
     files: dict[str, TableFile] = field(default_factory=dict)
@@ -115,7 +116,7 @@ class SnapshotTaker:
             await session.write_marker()
             await self._await_capture(moment)
             for tenant, part in run.parts.items():
-                taken[tenant] = await self._list(tenant, part, run.id, moment, tables)
+                taken[tenant] = await self._list(tenant, part, moment, tables)
             if everybody:
                 at_ms = max((each.at_ms for each in taken.values()), default=moment.wall_ms)
                 await self._index.add_run(Run(self.source, at_ms, moment.visible_text))
@@ -172,14 +173,13 @@ class SnapshotTaker:
         self,
         tenant: str,
         part: _Part,
-        run_id: str,
         moment: Moment,
         tables: Sequence[SourceTable],
     ) -> Snapshot:
         aligned = await align(self._log, tenant, self.source, moment)
         files = [part.describe(table) for table in tables if part.wants(table.name)]
         manifest = Manifest(
-            id=run_id,
+            id=part.id,
             source=self.source,
             tenant=tenant,
             at_ms=aligned.at_ms,
@@ -191,7 +191,7 @@ class SnapshotTaker:
         content = msgspec.json.encode(manifest)
         await self._objects.put_bytes(f"{part.folder}/manifest.json", content)
         snapshot = Snapshot(
-            id=run_id,
+            id=part.id,
             source=self.source,
             at_ms=aligned.at_ms,
             folder=part.folder,
@@ -249,19 +249,20 @@ class _Run:
     def __init__(
         self, source: str, started_ms: int, configuration: Configuration, *, everybody: bool
     ) -> None:
-        self.id = str(uuid4())
         self.everybody = everybody
         self.parts: dict[str, _Part] = {}
         self._source = source
-        self._name = f"{started_ms}-{self.id}"
+        self._started_ms = started_ms
         self._configuration = configuration
 
     async def part(self, tenant: str) -> _Part:
         found = self.parts.get(tenant)
         if found is None:
             listed = (await self._configuration.get(tenant)).list_tables
-            folder = f"{_folder(tenant, self._source)}/{self._name}"
-            found = self.parts[tenant] = _Part(folder, frozenset(listed))
+            # Of its own, for what is known of a snapshot is known by it, whoever the tenant is.
+            part_id = str(uuid4())
+            folder = f"{_folder(tenant, self._source)}/{self._started_ms}-{part_id}"
+            found = self.parts[tenant] = _Part(part_id, folder, frozenset(listed))
         return found
 
     def wants(self, table: str) -> bool:

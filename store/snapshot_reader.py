@@ -66,6 +66,7 @@ class SnapshotReader:
         self._objects = objects
         self._index = index
         self._on_broken = on_broken
+        # By folder, which is one tenant's.
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
         # Of the manifests that are kept, the files that were found whole.
         self._whole: dict[str, set[str]] = {}
@@ -78,11 +79,11 @@ class SnapshotReader:
 
         Raises ObjectsUnavailable.
         """
-        turn = self._turns.setdefault(snapshot.id, asyncio.Lock())
+        turn = self._turns.setdefault(snapshot.folder, asyncio.Lock())
         async with turn:
             try:
                 manifest = await self._manifest(snapshot)
-                whole = self._whole[snapshot.id]
+                whole = self._whole[snapshot.folder]
                 for table in manifest.tables:
                     wanted = tables is None or table.name in tables
                     if wanted and table.file and table.file not in whole:
@@ -100,7 +101,7 @@ class SnapshotReader:
         """A snapshot is damaged: say so, and never use it again."""
         logger.error("snapshot_broken", tenant=tenant, snapshot=snapshot.id, reason=reason)
         self._on_broken()
-        self._manifests.pop(snapshot.id, None)
+        self._manifests.pop(snapshot.folder, None)
         await self._index.mark_broken(tenant, snapshot, reason)
 
     async def lines(self, snapshot: Snapshot, table: TableFile) -> AsyncIterator[bytes]:
@@ -111,18 +112,18 @@ class SnapshotReader:
                 yield block
 
     async def _manifest(self, snapshot: Snapshot) -> Manifest:
-        found = self._manifests.get(snapshot.id)
+        found = self._manifests.get(snapshot.folder)
         if found is None:
             path = f"{snapshot.folder}/manifest.json"
             content = await self._objects.get(path)
             if hashlib.sha256(content).hexdigest() != snapshot.manifest_sha256:
                 raise CorruptFile(f"{path} is not what was written")
-            found = self._manifests[snapshot.id] = _decode(content)
-            self._whole[snapshot.id] = set()
+            found = self._manifests[snapshot.folder] = _decode(content)
+            self._whole[snapshot.folder] = set()
             while len(self._manifests) > _KEPT:
                 oldest, _ = self._manifests.popitem(last=False)
                 del self._whole[oldest]
-        self._manifests.move_to_end(snapshot.id)
+        self._manifests.move_to_end(snapshot.folder)
         return found
 
     async def _verify(self, snapshot: Snapshot, table: TableFile) -> None:

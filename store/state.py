@@ -217,7 +217,8 @@ class States:
         if head.floor == 0:
             return
         first = await self._log.before_time(changes(asked.tenant), 0)
-        kept_ms = head.last.ms + 1 if first is None else first.ms
+        # Of the first one's own time others may have been removed.
+        kept_ms = (head.last if first is None else first).ms + 1
         if asked.at_ms < kept_ms - 1:
             raise OutOfRange(
                 f"no state of {rfc3339(asked.at_ms)} is kept: there is no snapshot; "

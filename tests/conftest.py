@@ -122,7 +122,11 @@ def start_gateway(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> S
         path.write_text(yaml.safe_dump(content))
         loaded = configuration.load(path, {}, {})
         read = loaded.settings
-        catalog = Catalog.parse(read.notification_schema, read.notification_schema_strict)
+        catalog = Catalog.parse(
+            read.notification_schema,
+            read.notification_schema_strict,
+            changes=bool(read.capture.sources),
+        )
         async with open_gateway(read, catalog) as gateway:
             started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             server = _TestServer(

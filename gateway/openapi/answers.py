@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from store.capture_record import STATES as CAPTURE_STATES
+
 JsonSchema = dict[str, object]
 
 JSON = "application/json"
@@ -175,6 +177,37 @@ SCHEMAS: JsonSchema = {
             "tail_lag_ms": {"type": ["number", "null"]},
             "durability": {"type": "object", "additionalProperties": _STRING},
             "draining": {"type": "boolean"},
+            "capture": {
+                "type": "object",
+                "additionalProperties": {"$ref": "#/components/schemas/CaptureStatus"},
+                "description": "How capture of each configured source is doing.",
+            },
+        },
+        optional=("capture",),
+    ),
+    "CaptureStatus": _object(
+        {
+            "state": {
+                **_STRING,
+                "enum": list(CAPTURE_STATES),
+                "description": "`down`: the source is away; `store_down`: the log is; `refused`: "
+                "the source is not set up for it, `error` says what to change; `lost`: changes are "
+                "gone; `silent`: no process captures.",
+            },
+            "lag_bytes": {
+                "type": ["integer", "null"],
+                "description": "Write-ahead log of the source that is not in the log yet.",
+            },
+            "lag_sec": {
+                "type": ["number", "null"],
+                "description": "How long ago everything that was committed was in the log.",
+            },
+            "through_ms": {"type": "integer", "description": "The same as ms since 1970."},
+            "error": {"type": ["string", "null"]},
+            "warnings": {"type": "array", "items": _STRING},
+            "changes": {"type": "integer", "description": "Written since its process began."},
+            "restarts": {"type": "integer"},
+            "updated_ms": {"type": "integer", "description": "When this was told."},
         }
     ),
 }

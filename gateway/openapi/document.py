@@ -7,7 +7,7 @@ this gateway takes and no others. Statuses are only those that a request can rea
 from collections.abc import Mapping
 from typing import Literal
 
-from gateway.openapi import bodies, playback, sessions
+from gateway.openapi import bodies, playback, sessions, state
 from gateway.openapi.answers import (
     JSON,
     PARAMETERS,
@@ -57,7 +57,7 @@ def build_document(
 ) -> dict[str, object]:
     """The document of a gateway with these event types; ``metrics`` when they are on its port."""
     operations = _Operations(catalog, auth_mode, lock_replays=lock_replays)
-    tags = ("publish", "streams", "sessions", "configuration", "schema", "admin", "about")
+    tags = ("publish", "streams", "sessions", "state", "configuration", "schema", "admin", "about")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -80,6 +80,7 @@ def build_document(
                 "get": operations.replay_by_get(),
             },
             **playback.paths(operations.playback_answers()),
+            **state.paths(operations.playback_answers()),
             **schema_paths(),
             "/api/v1/admin/wipe/stream": {"delete": operations.wipe_stream()},
             "/api/v1/admin/wipe/all": {"delete": operations.wipe_all()},
@@ -87,7 +88,7 @@ def build_document(
             **about_paths(metrics_path if metrics else None),
         },
         "components": {
-            "schemas": {**SCHEMAS, **sessions.SCHEMAS},
+            "schemas": {**SCHEMAS, **sessions.SCHEMAS, **state.SCHEMAS},
             "parameters": {**PARAMETERS, **sessions.PARAMETERS},
             "securitySchemes": operations.security_schemes,
         },

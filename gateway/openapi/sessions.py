@@ -84,8 +84,8 @@ SCHEMAS: JsonSchema = {
         "properties": {
             "event": {
                 "enum": [
-                    *("session", "system-time", "change", "replay", "gap"),
-                    *("error", "connection-closing"),
+                    *("session", "system-time", "state", "state-complete", "change"),
+                    *("replay", "gap", "error", "connection-closing"),
                 ]
             },
             "data": {
@@ -103,7 +103,7 @@ SCHEMAS: JsonSchema = {
 
 _CURSOR: JsonSchema = {
     "type": "string",
-    "pattern": "^[0-9]{1,15}-[0-9]{1,15}-(-1|[0-9]{1,10})-[0-9]{1,18}$",
+    "pattern": "^[0-9]{1,15}-[0-9]{1,15}-(-1|[0-9]{1,10})-[0-9]{1,19}(-state)?$",
 }
 PARAMETERS: JsonSchema = {
     "TenantIdQuery": {

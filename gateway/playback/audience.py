@@ -16,6 +16,9 @@ class Watcher(Protocol):
     def push(self, body: bytes, events: int) -> bool:
         """Take bytes at once. False: it blocked, took them over, and is no member any more."""
 
+    def on_types(self, event_types: Sequence[str]) -> None:
+        """From now on events of these types are played."""
+
     def on_ended(self) -> None:
         """Nothing more is played."""
 

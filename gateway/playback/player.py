@@ -7,6 +7,7 @@ of the session and what it is sent of the log keep their order.
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,7 +34,7 @@ TICK_SEC = 1.0
 # What comes due within this time leaves in one send; well under the 25 ms that 99 % keep to.
 _STEP_SEC = 0.004
 _RETRY_SEC = 0.2
-_SETTLE_MS = 20.0
+_SETTLE_SEC = 0.02
 # The feed tells a change with all its steps; only what it has lost is taken from the record.
 _FEED_PATIENCE_SEC = 1.0
 
@@ -86,8 +87,9 @@ class Player:
         self._task: asyncio.Task[None] | None = None
         self._followed = False
         self._over = False
-        self._next_tick_ms = 0.0
-        self._settled_ms = 0.0
+        # Not in the server's time, which may be set back: then neither would come for as long.
+        self._next_tick = 0.0
+        self._settled = 0.0
         self._enter_run(start_of(session))
 
     # -- where it stands
@@ -144,6 +146,14 @@ class Player:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_sec):
                 while self.clock.revision < revision and not self.done:
+                    await self._told.wait()
+
+    async def proceed(self, timeout_sec: float) -> None:
+        """Wait until it is known what follows the place that parts events of one time, or so long."""
+        place = self.place
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_sec):
+                while self.split and self.place == place and not self.done:
                     await self._told.wait()
 
     def recent(self, after: Place, max_bytes: int) -> tuple[list[bytes], Place] | None:
@@ -293,7 +303,7 @@ class Player:
     # -- playing
 
     async def _play(self) -> None:
-        self._next_tick_ms = self._time.now_ms()
+        self._next_tick = time.monotonic()
         while True:
             self._changed.clear()
             self._read_feed()
@@ -308,8 +318,8 @@ class Player:
                     await self._tell(self._news.popleft())
                     continue
                 through = owed
-            if now >= self._next_tick_ms and not self.split:
-                self._next_tick_ms = max(self._next_tick_ms + TICK_SEC * 1000, now)
+            if (passed := time.monotonic()) >= self._next_tick and not self.split:
+                self._next_tick = max(self._next_tick + TICK_SEC, passed)
                 await self._tick(now)
             await self._advance(through)
             await self._wait()
@@ -343,7 +353,11 @@ class Player:
         if session.clock.revision <= self.clock.revision:
             return
         sought = session.clock.run != self.clock.run
+        retyped = session.view.event_types != self.view.event_types
         self.session, self.view = session, session.view
+        if retyped:
+            for watcher in list(self.users):
+                watcher.on_types(self.view.event_types)
         left = self._ahead
         if sought:
             # At once: who joins while the next line waits must not meet the old run.
@@ -366,6 +380,7 @@ class Player:
         items = self._ahead.take(max(through_ms, self.place.ms) if self.split else through_ms)
         frames = [self.frame(item) for item in items]
         places = [item.place for item in items]
+        was_split = self.split
         if items:
             self.place = places[-1]
             self._ring.add(places, [None] * len(items), frames)
@@ -373,26 +388,29 @@ class Player:
             self.split = self._ahead.split
         if self._ahead.known:
             self.place = max(self.place, Place.after_ms(through_ms))
+        if was_split:
+            self._tell_waiting()
         await self._audience.send_events(places, frames, self.place)
 
     async def _wait(self) -> None:
         """Until something changes, an event or the next tick is due, or the end is reached."""
         if self._news and not self.split and self._owed_before(self._news[0]) is None:
             return
-        now = self._time.now_ms()
-        times = [self._next_tick_ms]
+        now, passed = self._time.now_ms(), time.monotonic()
+        # In mid time no tick is sent, however long the rest of it takes to be read.
+        pauses = [TICK_SEC if self.split else self._next_tick - passed]
         next_ms = self._ahead.next_ms
         if next_ms is not None and (due := due_ms(self.clock, next_ms)) is not None:
-            times.append(due)
+            pauses.append((due - now) / 1000)
         if (end := due_ms(self.clock, self.clock.end_ms)) is not None:
-            end = max(end, self._settled_ms + _SETTLE_MS)
-            if end <= now:
+            pause = max((end - now) / 1000, self._settled + _SETTLE_SEC - passed)
+            if pause <= 0:
                 # The server stops it there, and says so in the feed; asked again if it is not yet.
-                self._settled_ms = now
+                self._settled = passed
                 self._settle.set()
-            times.append(max(end, now + _SETTLE_MS))
+            pauses.append(max(pause, _SETTLE_SEC))
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(_STEP_SEC, (min(times) - now) / 1000)):
+            async with asyncio.timeout(max(_STEP_SEC, min(pauses))):
                 await self._changed.wait()
 
 

@@ -114,7 +114,8 @@ class Ranges:
             if head.floor == 0:
                 continue  # nothing was ever removed: it reaches back for ever
             first = await self._log.before_time(stream, 0)
-            kept_from = head.last.ms + 1 if first is None else first.ms
+            # Of the first one's own time others may have been removed.
+            kept_from = (head.last if first is None else first).ms + 1
             if start_ms < kept_from:
                 earliest = max(earliest, kept_from)
         if earliest:

@@ -1,7 +1,7 @@
 """One client's view of a session: where it stands in the run, and how it is brought up to the player."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
 
 import structlog
@@ -41,6 +41,7 @@ class SessionStream(EventStream):
         *,
         cursor: SessionCursor | None,
         players: Players,
+        may_read: Callable[[Sequence[str]], bool],
         states: States,
         request_id: str,
         retry_ms: int,
@@ -62,6 +63,7 @@ class SessionStream(EventStream):
         )
         self._session = session
         self._players = players
+        self._may_read = may_read
         self._states = states
         self._retry_ms: int | None = retry_ms
         stateful = CHANGE in session.view.event_types
@@ -108,6 +110,10 @@ class SessionStream(EventStream):
             self._part()
             self._start_task(self._catch_up)
 
+    def on_types(self, event_types: Sequence[str]) -> None:
+        if not self._may_read(event_types):
+            self.close("forbidden")
+
     def on_sought(self) -> None:
         player = self._player
         assert player is not None  # noqa: S101 - only a member is told
@@ -125,6 +131,9 @@ class SessionStream(EventStream):
             if self._ended:
                 self.leave()  # its client left meanwhile
                 return True
+            # They may be others than the request was told.
+            self.on_types(player.view.event_types)
+            return False
         if player.failed:
             await self._fail("The session cannot be played on; connect again")
         elif player.clock.revision < self._session.clock.revision and not player.done:
@@ -156,6 +165,10 @@ class SessionStream(EventStream):
             await self._send_state(player)
         elif player.join(self, self._cursor, self._revision):
             return True
+        elif player.split and self._cursor.place >= player.place:
+            # In mid time, with a change to be told: not before the rest of that time, which the
+            # player has yet to read.
+            await player.proceed(_PATIENCE_SEC)
         else:
             await self._forward(player)
         return False

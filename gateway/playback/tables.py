@@ -3,7 +3,7 @@
 import re
 from string import ascii_lowercase, ascii_uppercase
 
-_PART = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*|"(?:[^"]|"")+")'
+_PART = r'(?:[A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*|"(?:[^"\0]|"")+")'
 _TABLE = re.compile(rf"\s*({_PART})\s*\.\s*({_PART})\s*")
 # Means the same without its quotes.
 _PLAIN = re.compile(r'"([a-z_][a-z0-9_$]*)"')

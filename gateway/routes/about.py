@@ -47,12 +47,14 @@ class Readiness:
         tail_lag_ms: Callable[[], float],
         durability: Callable[[], Mapping[str, str]],
         draining: Callable[[], bool],
+        captures: Callable[[], Mapping[str, object]],
         timeout_s: float = 2.0,
     ) -> None:
         self._ping = ping
         self._tail_lag_ms = tail_lag_ms
         self._durability = durability
         self._draining = draining
+        self._captures = captures
         self._timeout_s = timeout_s
 
     async def report(self) -> tuple[bool, dict[str, object]]:
@@ -68,7 +70,7 @@ class Readiness:
         connected = round_trip_ms is not None
         draining = self._draining()
         ready = connected and not draining
-        return ready, {
+        report: dict[str, object] = {
             "status": "ready" if ready else "not_ready",
             "backend_connected": connected,
             "round_trip_ms": round_trip_ms,
@@ -76,6 +78,11 @@ class Readiness:
             "durability": dict(self._durability()),
             "draining": draining,
         }
+        captures = self._captures()
+        if captures:
+            # Told and no more: requests are served whether capture is at work or not.
+            report["capture"] = dict(captures)
+        return ready, report
 
 
 class Homepage(msgspec.Struct, frozen=True):

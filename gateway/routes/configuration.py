@@ -21,6 +21,8 @@ from store.event import rfc3339
 from store.server_time import ServerTime
 
 _LABEL = "Invalid Configuration Request"
+_LONGEST_CRON = 200
+_MOST_NAMED = 1000
 
 
 class _Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,7 +73,9 @@ class ConfigurationRoutes:
         tenant = self.tenancy.of(request, user, body.tenant_id)
         tables, wrong = parse_tables(body.list_tables)
         if wrong:
-            named = ", ".join(f"'{entry[:100]}'" for entry in wrong)
+            named = ", ".join(f"'{entry[:100]}'" for entry in wrong[:_MOST_NAMED])
+            if len(wrong) > _MOST_NAMED:
+                named += f" and {len(wrong) - _MOST_NAMED} more"
             raise _invalid(f"list_tables must hold schema.table names, got: {named}")
         await self.configuration.set_tables(tenant, tables)
         return await self._answer(tenant, "Snapshot tables set")
@@ -97,6 +101,11 @@ class ConfigurationRoutes:
 
 
 def _check_cron(expression: str) -> None:
+    """Short texts alone: the parser takes seconds for long ones, and holds up every other request."""
+    if len(expression) > _LONGEST_CRON:
+        raise _invalid(
+            f"snapshot_interval may have {_LONGEST_CRON} characters, got: {len(expression)}"
+        )
     try:
         check_cron(expression)
     except ValueError as error:

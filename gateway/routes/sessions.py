@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
@@ -225,7 +226,7 @@ class SessionRoutes:
             cursor = SessionCursor.parse(text) if text else None
         except ValueError as error:
             raise _invalid(str(error)) from error
-        session = await self.sessions.get(tenant, touch=True)
+        session = await self.sessions.get(tenant)
         if session is None or session.view.id != session_id:
             raise _not_found(session_id)
         self._require_read(user, session.view.event_types)
@@ -234,6 +235,7 @@ class SessionRoutes:
             session,
             cursor=cursor,
             players=self.players,
+            may_read=partial(self._may_read, user),
             states=self.states,
             request_id=request.state.request_id,
             retry_ms=random.randint(*RETRY_MS),  # noqa: S311 - spread, no secret
@@ -269,7 +271,14 @@ class SessionRoutes:
             raise _invalid(f"tenant_id is required: {len(active)} tenants have an active session")
         return active[0].view.tenant_id if active else self.tenancy.default
 
-    def _require_read(self, user: User | None, event_types: list[str]) -> None:
+    def _may_read(self, user: User | None, event_types: Sequence[str]) -> bool:
+        try:
+            self._require_read(user, event_types)
+        except ApiError:
+            return False
+        return True
+
+    def _require_read(self, user: User | None, event_types: Sequence[str]) -> None:
         for event_type in event_types:
             schema = self.catalog.get(event_type)
             self.access.require_read(user, schema.auth if schema else None)

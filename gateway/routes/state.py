@@ -19,6 +19,7 @@ from gateway.routes.tenancy import Tenancy
 from gateway.row_stream import Body, LineResponse, RowStream
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Fault
+from gateway.schema.policy import StreamAuth
 from gateway.schema.times import parse_event_time
 from store.captured import CHANGE, changes, read_captured
 from store.connection import Connection
@@ -28,6 +29,7 @@ from store.log import EventLog
 from store.server_time import ServerTime
 from store.state import State, States
 
+_ANY_USER = StreamAuth(required=True)
 _LABEL = "Invalid State Request"
 _STATE = "/v1/state"
 _CHANGES = "/v1/changes"
@@ -120,7 +122,8 @@ class StateRoutes:
             raise shutting_down()
         schema = self.catalog.get(CHANGE)
         user = await self.access.authenticate(request.headers)
-        self.access.require_read(user, schema.auth if schema else None)
+        for auth in (_ANY_USER, schema.auth if schema else None):
+            self.access.require_read(user, auth)
         for name in request.query_params:
             if name not in known:
                 allowed = ", ".join(sorted(known))

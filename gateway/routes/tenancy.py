@@ -33,8 +33,9 @@ class Tenancy:
         sources = [
             ("tenant_id", named),
             ("token", user.tenant if user else None),
-            ("X-Tenant-ID", request.headers.get("x-tenant-id")),
-            ("?tenant_id", request.query_params.get("tenant_id")),
+            # Each may stand there more than once: all of them have to agree.
+            *(("X-Tenant-ID", text) for text in request.headers.getlist("x-tenant-id")),
+            *(("?tenant_id", text) for text in request.query_params.getlist("tenant_id")),
         ]
         return [
             (name, parse_tenant(text, self.default, name=name))

@@ -195,6 +195,8 @@ def test_aviso_backend_section_says_what_to_use(tmp_path: Path) -> None:
         ("metrics: {path: metrics}", r"metrics\.path "),
         ("tenants: {default: '{0}'}", r"tenants\.default must be a UUID"),
         ("drain: {window_sec: 9, timeout_sec: 8}", r"drain\.timeout_sec must not be lower"),
+        ("playback: {lowest_speed: 5}", r"playback\.lowest_speed must not be above"),
+        ("playback: {longest_range_sec: 60}", r"playback\.default_range_sec must not be longer"),
         ("application: {base_url: 'http://a b'}", r"application\.base_url must be an address"),
         ('publish: {event_type_prefix: "a\\nb"}', r"publish\.event_type_prefix must be printable"),
         ("ecpds: {}", r"ecpds .* remove this section"),

@@ -86,6 +86,9 @@ async def test_an_interval_is_a_cron_expression_or_off(
         ("* * * * 8", "day-of-week"),
         ("0 0 31 2 *", "day-of-month"),
         ("１ * * * *", "minute"),
+        ("*/99999999999999 * * * *", "2 digits"),
+        ("0 0 LW * */6", "never due"),
+        ("0 0 30,31 2 *", "day-of-month"),
     ],
 )
 async def test_what_is_no_interval_is_refused_with_the_reason(
@@ -96,6 +99,15 @@ async def test_what_is_no_interval_is_refused_with_the_reason(
     assert told in found["message"]
     assert text in found["message"]
     assert (await shown(controls))["snapshot_interval"] == "0 6 * * *"
+
+
+@pytest.mark.parametrize("field", ["9" * 5000, ",".join(["0-59"] * 100_000), "0" * 197 + "1"])
+async def test_an_interval_is_not_parsed_beyond_200_characters(
+    controls: Controls, field: str
+) -> None:
+    """Symptom: 5,000 digits were answered by 500; a megabyte held the gateway up for seconds."""
+    found = refused(await put_interval(controls, f"{field} * * * *"), 400, INVALID)
+    assert "200 characters" in found["message"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +144,7 @@ async def test_every_entry_that_is_no_table_is_named(controls: Controls) -> None
         *("events", "a.b.c", ".b", "a.", "a b.c", "1a.b", "a.1b", "a-b.c", 'a."', '"a.b', '""."b"'),
         *("a.b;drop", "$a.b", "'a'.b", "a.*", 'a."b"c'),
     ]
-    for each in wrong:
+    for each in (*wrong, '"a\0"."b"'):
         found = refused(await put_tables(controls, f"good.one,{each}"), 400, INVALID)
         assert f"'{each}'" in found["message"]
         assert "good" not in found["message"]
@@ -152,6 +164,12 @@ async def test_a_long_list_of_wrong_entries_is_named_to_the_last(controls: Contr
     wrong = [f"table_{number}" for number in range(300)]
     found = refused(await put_tables(controls, ",".join(wrong)), 400, INVALID)
     assert [each for each in wrong if f"'{each}'" not in found["message"]] == []
+
+
+async def test_no_more_than_a_thousand_wrong_entries_are_named(controls: Controls) -> None:
+    found = refused(await put_tables(controls, ",".join(["x"] * 1500)), 400, INVALID)
+    assert found["message"].count("'x'") == 1000
+    assert found["message"].endswith("and 500 more")
 
 
 @pytest.mark.parametrize(

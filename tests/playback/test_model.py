@@ -30,7 +30,7 @@ KO_WALK = ["DB_INIT_REQUESTED", "DB_INIT_IN_PROGRESS", "DB_INIT_KO"]
 WALKS = [INIT_WALK, KO_WALK, START_WALK, STOP_WALK, END_WALK]
 RESTING = {"MSG_INIT_OK", "MSG_START_OK", "MSG_STOP_OK", "DB_INIT_KO"}
 # Changes are kept from here on: an earlier start cannot be restored.
-KEPT_FROM = 10_000
+KEPT_FROM = 10_001
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class World:
 
     async def open(self) -> None:
         for tenant in self.tenants:
-            await tenant.ways[0].record([0, KEPT_FROM / 1000], "change")
+            await tenant.ways[0].record([0, (KEPT_FROM - 1) / 1000], "change")
             await self.log.trim(StreamKey(tenant.name, "change"), Retention(max_count=1))
 
     def verb(self, tenant: Tenant, call: Call) -> Verb:
@@ -132,6 +132,10 @@ class World:
         for tenant in self.tenants:
             entries = await self.backend.execute("XRANGE", f"ph:{{{tenant.name}}}:log", "-", "+")
             told = [msgspec.json.decode(fields[1]) for _, fields in entries]
+            if told and told[0]["clock"]["revision"] > 1:
+                # A long feed is cut at its front, in the middle of a walk perhaps.
+                cut = told[0]["session"]["id"]
+                told = [each for each in told if each["session"]["id"] != cut]
             check_walks(told)
             await tenant.ways[1].reset()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeAlias
 from uuid import uuid4
@@ -30,6 +30,9 @@ class Nobody:
     def push(self, body: bytes, events: int) -> bool:
         raise AssertionError("nothing is sent to it")
 
+    def on_types(self, event_types: Sequence[str]) -> None:
+        """It may read all there are."""
+
     def on_ended(self) -> None:
         raise AssertionError("it left before")
 
@@ -50,6 +53,9 @@ class Member:
     async def has(self, text: bytes, count: int = 1) -> None:
         await eventually(lambda: self.body.count(text) >= count, f"{text!r}, {count} times")
 
+    def on_types(self, event_types: Sequence[str]) -> None:
+        """It may read all there are."""
+
     def on_ended(self) -> None:
         raise AssertionError("it left before")
 
@@ -62,6 +68,9 @@ class Lingering:
 
     def push(self, body: bytes, events: int) -> bool:
         raise AssertionError("it has not caught up")
+
+    def on_types(self, event_types: Sequence[str]) -> None:
+        """It may read all there are."""
 
     def on_ended(self) -> None:
         """It finds out when it reads again."""

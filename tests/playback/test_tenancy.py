@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from tests.conftest import RunningGateway, Start
 from tests.contract.users import ADMIN, PROXY, bearer
+from tests.faults.wire import Frame, abort, eventually, head, open_frames
 from tests.playback.controls import END, START, Controls, done, done_many, refused
 from tests.servers import Valkey
 
@@ -159,6 +160,18 @@ async def test_two_that_disagree_are_refused_and_two_that_agree_are_not(
     assert response.status_code == expected
 
 
+async def test_one_source_that_names_two_is_refused(guarded: RunningGateway) -> None:
+    """Symptom: the last one in the query was meant, the first one of the headers."""
+    one, other = str(uuid4()), str(uuid4())
+    path = "/v1/replay/current-session"
+    for named, status in (((one, other), 400), ((one, one.upper()), 200)):
+        headers = [*bearer("reader").items(), *(("X-Tenant-ID", each) for each in named)]
+        in_headers = await guarded.client.get(path, headers=headers)
+        params = {"tenant_id": list(named)}
+        in_query = await guarded.client.get(path, params=params, headers=bearer("reader"))
+        assert [in_headers.status_code, in_query.status_code] == [status] * 2
+
+
 async def test_a_third_that_disagrees_with_two_is_refused(guarded: RunningGateway) -> None:
     tenant, stranger = str(uuid4()), str(uuid4())
     for odd in SOURCES:
@@ -218,6 +231,50 @@ async def test_a_session_holds_only_what_its_maker_and_its_watchers_may_read(
         session = await spy.begin(event_types=["secret"])
         path = f"/v1/replay/{session['id']}/stream"
         refused(await reader.send("GET", path), 403, "FORBIDDEN")
+
+
+async def test_a_session_of_other_event_types_is_closed_to_who_may_not_read_them(
+    start_gateway: Start, tenant: str
+) -> None:
+    """Symptom: initialised anew, it sent watchers of the open type the secrets as well."""
+    schema: dict[str, Any] = {
+        "secret": {"identifier": {}, "auth": {"required": True, "read_roles": {"lab": ["spy"]}}},
+        "open": {"identifier": {}},
+    }
+    async with start_gateway(auth=PROXY, notification_schema=schema) as running:
+        admin, spy = Controls(running.client, tenant), Controls(running.client, tenant)
+        admin.headers |= bearer("admin", "ops")
+        for kind in ("open", "secret"):
+            items: list[dict[str, Any]] = [
+                {"event_type": kind, "identifier": {}, "payload": 1, "time": START}
+            ]
+            assert (await admin.send("POST", "/api/v1/notifications", items)).json()["accepted"]
+        spy.headers |= bearer("spy")
+        session = await spy.begin(event_types=["open"])
+        seen: dict[str, list[Frame]] = {"reader": [], "spy": []}
+        opened = []
+        for name, frames in seen.items():
+            path = f"/v1/replay/{session['id']}/stream"
+            request = head("GET", path, tenant, bearer(name))
+            opened.append(await open_frames(running.port, request, frames.append))
+        try:
+            for frames in seen.values():
+                await has(frames, "system-time")
+            done(await spy.init(event_types=["open", "secret"], session_id=session["id"]), 201)
+            done(await spy.start(session["id"]))
+            await has(seen["spy"], "replay", 2)
+            await has(seen["reader"], "connection-closing")
+        finally:
+            for each in opened:
+                abort(each)
+        assert seen["reader"][-1].json()["reason"] == "forbidden"
+        assert not [frame for frame in seen["reader"] if frame.name == "replay"]
+
+
+async def has(frames: list[Frame], name: str, count: int = 1) -> None:
+    await eventually(
+        lambda: [frame.name for frame in frames].count(name) >= count, f"{name}, {count} times"
+    )
 
 
 # -- calls that mean the only session there is

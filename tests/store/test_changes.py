@@ -111,6 +111,18 @@ async def test_a_transaction_in_several_calls_is_marked_open_until_its_end(
     assert await open_sequence(connection, stream) is None
 
 
+async def test_a_transaction_has_one_time_in_however_many_calls(
+    log: EventLog, stream: StreamKey
+) -> None:
+    first = changes(5, 5, mark=Mark(0, 2, 1), opened=1)
+    await log.append_changes(stream, ENVELOPE, first)
+    # Told again by a process that knows of a later time before which nothing may be put.
+    more = changes(9, 9, 12, mark=Mark(0, 3, 0), expected=first.mark)
+    found = await log.append_changes(stream, ENVELOPE, more)
+    assert found.position == Position(12, 5)
+    assert await log.at_time(stream, 11) == Position(5, 4)
+
+
 async def test_the_newest_event_of_a_row_is_found_and_forgotten(
     log: EventLog, connection: Connection, stream: StreamKey
 ) -> None:

@@ -46,6 +46,8 @@ OPERATIONS = [
     ("POST", "/v1/replay/reset"),
     ("GET", "/v1/replay/current-session"),
     ("GET", "/v1/replay/sessions"),
+    ("GET", "/v1/state"),
+    ("GET", "/v1/changes"),
     ("GET", "/v1/configuration"),
     ("PUT", "/v1/configuration/snapshot-interval"),
     ("PUT", "/v1/configuration/snapshot-list-tables"),

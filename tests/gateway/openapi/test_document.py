@@ -135,6 +135,8 @@ def test_every_route_is_described() -> None:
         ("/api/v1/watch", "get"),
         ("/api/v1/replay", "post"),
         ("/api/v1/replay", "get"),
+        ("/v1/state", "get"),
+        ("/v1/changes", "get"),
         ("/v1/replay/init", "post"),
         *((f"/v1/replay/{{id}}/{verb}", "put") for verb in ("start", "stop", "seek", "end")),
         ("/v1/replay/{id}/stream", "get"),
