@@ -37,7 +37,7 @@ async def capture_one_transaction(site: Site, directory: Path, rows: int) -> int
         await site.run(
             f"INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, {rows}) i"
         )
-        await site.caught_up()
+        await site.caught_up(timeout=max(60, rows / 1000))
         memory = process.memory_bytes()
     finally:
         assert process.stop() == 0
