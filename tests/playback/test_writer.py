@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from store.connection import Connection
+from store.connection import Connection, meta_key
 from store.event import Position, Retention, StreamKey
 from store.log import EventLog
 from store.objects import Objects
@@ -331,6 +331,9 @@ async def test_a_session_begins_in_the_quiet_after_what_retention_has_removed(
         epoch=epoch,
         multisets=[VISIT],
     )
+    # Everything of its source is in the log.
+    meta = meta_key(stream)
+    await connection.execute("HSET", meta, f"through:{recording.source}", recording.now_ms + 1)
     await log.trim(stream, Retention(max_count=len(times) - count))
     session = await scene.controls.begin(text_of(at_ms + 1), text_of(recording.now_ms + 1))
     assert session["status"] == "MSG_INIT_OK", session
