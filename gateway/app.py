@@ -145,7 +145,11 @@ class Gateway:
         if playback.database is None:
             return None
         return Writer(
-            PlaybackDatabase(playback.database, slots=CaptureSlots(), lease_sec=playback.lease_sec),
+            PlaybackDatabase(
+                playback.database,
+                slots=CaptureSlots([each.slot_name for each in self.settings.capture.sources]),
+                lease_sec=playback.lease_sec,
+            ),
             sessions=self.sessions,
             states=self.states,
             log=self.log,

@@ -13,6 +13,8 @@ from store.playback_schema import ABOUT, CREATE, FENCED
 
 _CONNECT_SEC = 10.0
 _MINIMUM_VERSION = 12
+# Between two parts of a transaction the log or the object store may take their time.
+_LEAST_IDLE_SEC = 10.0
 # What passes by itself: lost connections, a server that starts or stops, full, in a deadlock, busy.
 _TRANSIENT = ("08", "40", "53", "57P", "55P03", "25P03")
 _SETTINGS = SESSION_SETTINGS | {
@@ -64,8 +66,9 @@ async def translated() -> AsyncIterator[None]:
 async def connect(dsn: str, name: str, *, slots: CaptureSlots, idle_sec: float) -> Any:
     """A connection on which sessions can be played; the schema `playhead` is made if need be.
 
-    What it leaves in mid-transaction for `idle_sec` is undone by the server: a gateway that sleeps
-    must not keep rows locked for longer than its lease. To be called inside of `translated`.
+    What it leaves in mid-transaction for `idle_sec`, or ten seconds, is undone by the server: a
+    gateway that sleeps must not keep rows locked for much longer than its lease. To be called inside
+    of `translated`.
     """
     settings = _SETTINGS | {"application_name": name}
     try:
@@ -73,7 +76,7 @@ async def connect(dsn: str, name: str, *, slots: CaptureSlots, idle_sec: float) 
     except ValueError as error:  # asyncpg's ClientConfigurationError is one, too
         raise TargetError(f"its address cannot be used: {error}") from error
     try:
-        idle_ms = max(1, int(idle_sec * 1000))
+        idle_ms = int(max(idle_sec, _LEAST_IDLE_SEC) * 1000)
         await connection.execute(f"SET idle_in_transaction_session_timeout = {idle_ms}")
         await _check(connection, slots)
     except BaseException:

@@ -78,9 +78,9 @@ def _name(tenant: str, token: int | str) -> str:
 
 
 async def _evict(connection: Any, tenant: str, token: int) -> None:
-    """End what older holders have begun: one that is dead or asleep would stand in the way."""
+    """End what holders of before have begun: one that is dead or asleep would stand in the way."""
     for row in await connection.fetch(OLDER, _name(tenant, "")):
-        if int(row["name"].rpartition("/")[2]) < token:
+        if int(row["name"].rpartition("/")[2]) <= token:
             await connection.execute("SELECT pg_terminate_backend($1)", row["pid"])
 
 

@@ -69,6 +69,11 @@ class Session(msgspec.Struct, frozen=True):
         """Whether a verb has been asked for and has not come to its end."""
         return self.clock.owned and not self.view.status.endswith(("_OK", "_KO"))
 
+    def stopped_after(self, clock: Clock) -> bool:
+        """Whether it stands still, and further on in the same run than it was at another moment."""
+        own = self.clock
+        return not own.playing and own.run == clock.run and own.through_ms > clock.through_ms
+
     def at(self, playhead_ms: int) -> bytes:
         """The JSON that clients see, of a moment at which the playhead stands elsewhere."""
         return _LAST.sub(rb"\g<1>%b" % rfc3339(playhead_ms).encode(), bytes(self.session), count=1)

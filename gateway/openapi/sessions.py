@@ -50,7 +50,10 @@ SCHEMAS: JsonSchema = {
         {
             "id": _UUID,
             "tenant_id": _UUID,
-            "status": {"enum": _STATUSES, "description": "The step inside."},
+            "status": {
+                "enum": _STATUSES,
+                "description": "The step inside; without a playback database never one under way.",
+            },
             "display_status": {"enum": _DISPLAYED, "description": "What people see."},
             "replay_start_timestamp": TIME,
             "replay_end_timestamp": TIME,

@@ -332,9 +332,11 @@ class Player:
     def _owed_before(self, session: Session) -> int | None:
         """The time up to which events have to be sent before a change is told; None: tell it.
 
-        What was played before a stop comes before it, unless the log cannot be read now.
+        What was played before a stop comes before it, unless the log cannot be read now. A database
+        that is played into may have come further than a stop was asked for.
         """
-        if self._over or self._ahead.delayed or not self.clock.playing:
+        clock = self.clock
+        if self._over or self._ahead.delayed or not (clock.playing or session.stopped_after(clock)):
             return None
         if any(news.clock.run != self.clock.run for news in self._news):
             return None

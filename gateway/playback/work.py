@@ -230,9 +230,9 @@ class Work:
                 await self._stage.leave()
                 if self._stage.served != served:
                     away_since, served = time.monotonic(), self._stage.served
+                    logger.warning("playback_work_waits", tenant=self._tenant, error=str(error))
                 if time.monotonic() - away_since > self._limits.outage_sec:
                     raise _Failed(str(error)) from error
-                logger.info("playback_work_waits", tenant=self._tenant, error=str(error))
                 await asyncio.sleep(_RETRY_SEC)
             except StoreError as error:
                 await self._stage.leave()

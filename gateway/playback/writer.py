@@ -120,7 +120,13 @@ class Writer:
         try:
             while tenant in self._asked:
                 self._asked.discard(tenant)
-                await self._work(tenant)
+                await self._try(tenant)
+        finally:
+            del self._tasks[tenant]
+
+    async def _try(self, tenant: str) -> None:
+        try:
+            await self._work(tenant)
         except WorkLost as error:
             logger.warning("playback_work_lost", tenant=tenant, error=str(error))
         except StoreError as error:
@@ -129,8 +135,6 @@ class Writer:
         except Exception:
             logger.exception("playback_writer_failed", tenant=tenant)
             self._metrics.background_failures("writer").inc()
-        finally:
-            del self._tasks[tenant]
 
     async def _work(self, tenant: str) -> None:
         deadline = monotonic() + self._limits.patience_sec

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from store.connection import Connection
+from store.connection import Connection, meta_key
 from store.event import Position, Retention, StreamKey
 from store.log import EventLog
 from store.objects import Objects
@@ -144,6 +144,30 @@ async def test_the_tables_hold_the_state_of_every_pause(scene: Scene) -> None:
         stopped = done(await controls.stop(session["id"]))
         assert stopped["status"] == "MSG_STOP_OK"
         assert await scene.rows() == scene.expected(stopped)
+
+
+async def test_what_the_tables_hold_the_watchers_were_sent_before_they_hear_of_the_stop(
+    scene: Scene,
+) -> None:
+    """The database had come further than the playhead when the stop was asked for."""
+    session = await scene.begin()
+    sid = session["id"]
+    async with watching(scene, session) as stream:
+        await stream.until("session")
+        for _ in range(8):
+            done(await scene.controls.start(sid, 4))
+            await asyncio.sleep(0.05)
+            stopped = done(await scene.controls.stop(sid))
+            status = ""
+            while status != "MSG_STOP_OK":
+                status = (await stream.until("session")).data["status"]
+            at = ms_of(stopped["replay_last_timestamp"])
+            sent = [frame for frame in stream.frames if frame.event == "change"]
+            told = next(n for n, f in enumerate(reversed(stream.frames)) if f.event == "session")
+            before = stream.frames[: len(stream.frames) - told]
+            assert sum(f.event == "change" for f in before) == len(sent)
+            due = sum((draft.time_ms or 0) <= at for draft in scene.recording.drafts)
+            assert len(sent) == due
 
 
 async def test_a_forward_seek_while_it_plays_and_one_back_leave_the_state_of_the_time(
@@ -307,6 +331,9 @@ async def test_a_session_begins_in_the_quiet_after_what_retention_has_removed(
         epoch=epoch,
         multisets=[VISIT],
     )
+    # Everything of its source is in the log.
+    meta = meta_key(stream)
+    await connection.execute("HSET", meta, f"through:{recording.source}", recording.now_ms + 1)
     await log.trim(stream, Retention(max_count=len(times) - count))
     session = await scene.controls.begin(text_of(at_ms + 1), text_of(recording.now_ms + 1))
     assert session["status"] == "MSG_INIT_OK", session
