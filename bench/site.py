@@ -45,10 +45,10 @@ class Site:
 
 
 @asynccontextmanager
-async def open_site() -> AsyncIterator[Site]:
+async def open_site(settings: Mapping[str, object] = CONFIG) -> AsyncIterator[Site]:
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "config.yaml"
-        config.write_text(json.dumps(CONFIG))
+        config.write_text(json.dumps(settings))
         async with EmbeddedServer(Path(directory) / "data") as server:
             command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
             process = subprocess.Popen(

@@ -20,7 +20,7 @@ from store.capture import Capture, check
 from store.capture_record import CaptureRecord, Status
 from store.connection import Connection
 from store.embedded import EmbeddedServer
-from store.errors import SourceRefused, SourceUnavailable, StoreError
+from store.errors import SourceRefused, SourceUnavailable, StoreConfigurationError, StoreError
 from store.log import EventLog
 from store.pgsource import SourceSettings
 from store.server_time import ServerTime
@@ -137,7 +137,13 @@ async def capture_alone(settings: Settings, catalog: Catalog) -> None:
     async with AsyncExitStack() as stack:
         url = settings.store.url
         if url is None:
-            embedded = await stack.enter_async_context(EmbeddedServer(settings.store.data_dir))
+            try:
+                embedded = await stack.enter_async_context(EmbeddedServer(settings.store.data_dir))
+            except StoreConfigurationError as error:
+                raise StoreConfigurationError(
+                    f"{error}; where a gateway has it, that can capture itself (capture.enabled), "
+                    "or both share a server of your own (store.url)"
+                ) from error
             url = embedded.url
         connection = Connection(url)
         stack.push_async_callback(connection.close)

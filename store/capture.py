@@ -61,6 +61,7 @@ class Capture:
         self._record = CaptureRecord(connection, settings.name)
         self._changes = 0
         self._restarts = 0
+        self._warnings: tuple[str, ...] = ()
         # What the log was seen to have. When it has less, it has lost it.
         self._marks: dict[str, Mark] = {}
 
@@ -111,8 +112,10 @@ class Capture:
             await source.open()
             await self._await_ownership(source)
             setup = await prepare(source, create=True)
-            for warning in setup.warnings:
-                logger.warning("capture_setup", source=self.settings.name, warning=warning)
+            if setup.warnings != self._warnings:
+                self._warnings = setup.warnings
+                for warning in setup.warnings:
+                    logger.warning("capture_setup", source=self.settings.name, warning=warning)
             start = await Resumption(source, self._log, self._record, self._marks).find()
             if start.gap is not None:
                 self._tell_gap(start.gap)

@@ -31,11 +31,12 @@ def parse_lsn(text: str) -> int:
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A table's name, its key, and its columns with their types."""
+    """A table's name, its key, and its columns with their types; and since which commit."""
 
     name: str
     key: list[str]
     columns: list[str]
+    lsn: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,10 +63,12 @@ class ChangeStream:
         self._generation = generation
         self._renderer = renderer
         self._on_stored = on_stored
-        # Of what was collected: nothing up to it is taken again.
+        # The newest change that was collected: nothing up to it is taken again.
         self._taken = mark or Mark(-1, 0, 0)
         self._transaction: Transaction | None = None
         self._number = 0
+        # Of a transaction that is newer than all that was collected no change is there already.
+        self._new = False
         self._held: tuple[Change, KeptRow | None] | None = None
         self._drafts: list[ChangeDraft] = []
         self._rows: list[KeptRow] = []
@@ -97,35 +99,39 @@ class ChangeStream:
         return None if self._held is None else self._held[0]
 
     def add(self, transaction: Transaction, change: Change, row: KeptRow | None) -> None:
+        held = self._held
+        self._held = (change, row)
         if transaction is not self._transaction:
             self._transaction, self._number = transaction, 0
-        elif self._held is not None:
-            self._take(*self._held, transaction, False)
-        self._held = (change, row)
+            self._new = (self._generation, transaction.lsn) > self._taken[:2]
+        elif held is not None:
+            self._take(*held, transaction, False)
 
     def end(self) -> None:
         """The transaction has no more changes of this tenant."""
-        if self._held is not None and self._transaction is not None:
-            self._take(*self._held, self._transaction, True)
+        transaction, held = self._transaction, self._held
         self._held = self._transaction = None
+        if held is None or transaction is None:
+            return
+        self._take(*held, transaction, True)
+        mark = Mark(self._generation, transaction.lsn, self._number - 1)
+        if mark > self._taken:
+            self._taken = self._whole_mark = mark
+            self._whole, self._opened = len(self._drafts), None
 
     def _take(
         self, change: Change, row: KeptRow | None, transaction: Transaction, last: bool
     ) -> None:
         number = self._number
         self._number = number + 1
-        mark = Mark(self._generation, transaction.lsn, number)
-        if mark <= self._taken:
+        if not self._new and (self._generation, transaction.lsn, number) <= self._taken:
             return
         draft = self._renderer.render(change, transaction, number, last)
         self._drafts.append(draft)
         self._bytes += len(draft.head)
-        self._taken = mark
         if row is not None:
             self._rows.append(row._replace(draft=len(self._drafts)))
-        if last:
-            self._whole, self._whole_mark, self._opened = len(self._drafts), mark, None
-        elif self._opened is None:
+        if self._opened is None:
             self._opened = len(self._drafts) if number == 0 else 0
 
     # -- the index of large rows
@@ -171,8 +177,10 @@ class ChangeStream:
     def _cut(self) -> Changes:
         """All that is whole, else the beginning of a transaction that does not fit a call."""
         count, mark, opened = self._whole, self._whole_mark, None
-        if not count:
-            count, mark, opened = len(self._drafts), self._taken, self._opened
+        if not count and self._transaction is not None:
+            # Its newest change is held, so the newest that was taken is the one before.
+            mark = Mark(self._generation, self._transaction.lsn, self._number - 1)
+            count, opened, self._taken = len(self._drafts), self._opened, mark
         drafts, self._drafts = self._drafts[:count], self._drafts[count:]
         rows = [row for row in self._rows if row.draft <= count]
         self._rows = [row._replace(draft=row.draft - count) for row in self._rows[len(rows) :]]

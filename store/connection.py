@@ -14,6 +14,8 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import hiredis
+from redis.asyncio import Connection as RedisLink
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, parse_url
 from redis.asyncio.retry import Retry
@@ -143,6 +145,19 @@ async def _translated() -> AsyncIterator[None]:
         raise StoreUnavailable(f"the log server did not answer: {error}") from error
 
 
+def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """The same kind of connection, whose commands hiredis packs.
+
+    redis-py's own packing takes 3 us an argument, as much as everything else of an append.
+    """
+
+    def pack_command(_: AbstractConnection, name: str | bytes, *args: Argument) -> list[bytes]:
+        words: list[Any] = (name.encode() if isinstance(name, str) else name).split()
+        return [hiredis.pack_command((*words, *args))]
+
+    return type(f"Packing{kind.__name__}", (kind,), {"pack_command": pack_command})
+
+
 class SingleServer:
     """One server that has every key, in the shape of a `Cluster`."""
 
@@ -220,6 +235,8 @@ class Connection:
             raise StoreConfigurationError(
                 f"'{shown(url)}' is no address of a Redis server: {error}"
             ) from error
+
+        options["connection_class"] = _packing(options.get("connection_class", RedisLink))
 
         def connect(**place: Any) -> Client:
             client = Redis(connection_pool=BlockingConnectionPool(**(options | place)))

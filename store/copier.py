@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import structlog
+from msgspec import structs
 
 from store.capture_record import CHANGE, CaptureRecord, Shape
 from store.change_stream import ChangeStream, Renderer, Transaction
@@ -22,7 +23,6 @@ from store.pgoutput import (
     Commit,
     Delete,
     Insert,
-    Message,
     Relation,
     Row,
     Truncate,
@@ -31,7 +31,7 @@ from store.pgoutput import (
 )
 from store.pgsource import PgSource
 from store.pgtypes import Kind
-from store.rows import MISSING, Change, TableCodec
+from store.rows import MISSING, TableCodec
 
 logger = structlog.get_logger(__name__)
 
@@ -99,14 +99,18 @@ class Copier:
                     if passing and data[0] not in _NEEDED:
                         continue
                     message = decode(data)
-                    if isinstance(message, Begin):
+                    if isinstance(message, (Update, Insert, Delete)):
+                        await self._change(message)
+                        unsent += len(data)
+                    elif isinstance(message, Begin):
                         passing = message.lsn < after_lsn
                         self._begin(message)
                     elif isinstance(message, Commit):
                         self._commit()
-                    else:
-                        await self._take(data, message)
-                        unsent += len(data)
+                    elif isinstance(message, Relation):
+                        await self._relation(data, message)
+                    elif isinstance(message, Truncate):
+                        await self._truncate(message)
                 if unsent > _UNSENT_BYTES:
                     await self._flush()
                     unsent = 0
@@ -136,31 +140,30 @@ class Copier:
             stream.end()
         self._touched.clear()
 
-    async def _take(self, data: bytes, message: Message) -> None:
-        match message:
-            case Insert():
-                codec = self._codec(message.relation)
-                owned = codec.insert(message)
-            case Update():
-                codec = self._codec(message.relation)
-                row = codec.new_row(message)
-                parts = codec.parts(row)
-                if MISSING in parts:
-                    parts = await self._fill(codec, message, row, parts)
-                owned = codec.update(message, row, parts)
-            case Delete():
-                codec = self._codec(message.relation)
-                owned = codec.delete(message)
-            case Truncate():
-                await self._truncate(message)
-                return
-            case Relation():
-                await self._relation(data, message)
-                return
-            case _:
-                return
+    async def _change(self, message: Insert | Update | Delete) -> None:
+        codec = self._codec(message.relation)
+        if isinstance(message, Insert):
+            owned = codec.insert(message)
+        elif isinstance(message, Delete):
+            owned = codec.delete(message)
+        else:
+            row = codec.new_row(message)
+            parts = codec.parts(row)
+            if MISSING in parts:
+                parts = await self._fill(codec, message, row, parts)
+            owned = codec.update(message, row, parts)
         for tenant, change in owned:
-            await self._add(codec, tenant or self._owner(codec), change)
+            tenant = tenant or self._owner(codec)  # noqa: PLW2901
+            stream = self._streams.get(tenant) or await self._open(tenant)
+            kept: KeptRow | None = None
+            if codec.partial:
+                keep = self._last_rows.note(change)
+                if change.key is not None and stream.may_have(codec.name, keep):
+                    kept = await stream.kept_row(codec.name, field_of(change.key), keep)
+            stream.add(self._transaction, change, kept)
+            self._touched[tenant] = stream
+            if stream.full:
+                await stream.send()
 
     def _codec(self, oid: int) -> TableCodec:
         codec = self._codecs.get(oid)
@@ -179,18 +182,6 @@ class Copier:
                 given_to=self._settings.tenant,
             )
         return self._settings.tenant
-
-    async def _add(self, codec: TableCodec, tenant: str, change: Change) -> None:
-        stream = self._streams.get(tenant) or await self._open(tenant)
-        row: KeptRow | None = None
-        if codec.partial:
-            keep = self._last_rows.note(change)
-            if change.key is not None and stream.may_have(codec.name, keep):
-                row = await stream.kept_row(codec.name, field_of(change.key), keep)
-        stream.add(self._transaction, change, row)
-        self._touched[tenant] = stream
-        if stream.full:
-            await stream.send()
 
     async def _open(self, tenant: str) -> ChangeStream:
         if tenant not in self.tenants:
@@ -245,14 +236,16 @@ class Copier:
             self._known[data] = codec
         self._codecs[oid] = codec
         columns = [f"{each.name} {each.type_oid}" for each in codec.typed_columns]
-        shape = Shape(codec.name, list(codec.key), columns)
+        shape = Shape(codec.name, list(codec.key), columns, self._transaction.lsn)
         before = self._shapes.get(oid)
-        if shape != before:
-            if before is not None:
-                await self._flush()
-                await self._on_reshaped(before, shape)
-            self._shapes[oid] = shape
-            await self._record.save_shapes(self._shapes)
+        if before is not None:
+            # A transaction of before that is read again had the table as it was then.
+            if shape.lsn <= before.lsn or shape == structs.replace(before, lsn=shape.lsn):
+                return
+            await self._flush()
+            await self._on_reshaped(before, shape)
+        self._shapes[oid] = shape
+        await self._record.save_shapes(self._shapes)
 
     async def _key(self, message: Relation) -> tuple[str, ...]:
         """Of the replica identity, or the primary key where that is the whole row or nothing."""

@@ -58,9 +58,10 @@ class LastRows:
 
     def note(self, change: Change) -> bool:
         """Remember a row's newest form, or that it has none; whether it is worth being found again."""
-        for key in (change.key, change.old_key):
-            if key is not None:
-                self._forget((change.table, key))
+        if self._rows:
+            for key in (change.key, change.old_key):
+                if key is not None:
+                    self._forget((change.table, key))
         after = change.after
         if after is None or change.key is None or change.unchanged or len(after) < KEPT_BYTES:
             return False

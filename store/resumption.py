@@ -125,6 +125,8 @@ class Resumption:
             through_ms=before.through_ms,
         )
         await self._record.announce()
+        # Its places may be other ones, and its tables.
+        await self._record.save_shapes({})
         await self._record.save(progress)
         if self._settings.tenant_column is None and self._settings.tenant not in tenants:
             await self._record.add_tenant(self._settings.tenant)

@@ -132,7 +132,7 @@ class Site:
         assert found is not None
         return found
 
-    async def caught_up(self) -> None:
+    async def caught_up(self, timeout: float = PATIENCE_SEC) -> None:
         """Everything that was committed before this call is in the log."""
         connection = await self.connect()
         try:
@@ -147,7 +147,7 @@ class Site:
             progress = await self.record.load()
             return progress is not None and progress.confirmed_lsn >= lsn
 
-        await eventually(there, "capture has caught up")
+        await eventually(there, "capture has caught up", timeout)
 
     async def events(self, tenant: str | None = None) -> list[Json]:
         key = log_key(StreamKey(tenant or self.tenant, CHANGE))
@@ -182,7 +182,11 @@ class CaptureProcess:
 
     def __init__(self, directory: Path, redis: str, sources: list[Json]) -> None:
         self.directory = directory
-        self.configuration = {"store": {"url": redis}, "capture": {"sources": sources}}
+        self.configuration = {
+            "store": {"url": redis},
+            "capture": {"sources": sources},
+            "snapshots": {"url": f"file://{directory}/snapshots"},
+        }
         self.log_file = directory / "capture.log"
         self.process: subprocess.Popen[bytes] | None = None
 

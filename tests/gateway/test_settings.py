@@ -380,3 +380,52 @@ def test_example_configuration_is_valid() -> None:
     schema = load(EXAMPLE, {}, {}).settings.notification_schema
     assert schema is not None
     assert set(schema) == {"earthquake", "extreme_event"}
+
+
+SOURCE = """
+capture:
+  sources:
+    - name: fleet
+      dsn: postgresql://user:secret@db/fleet
+      tables: [public.vehicle]
+"""
+
+
+def test_a_source_has_what_it_needs_by_default(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, SOURCE)
+    [source] = loaded.settings.capture.sources
+    assert (source.publication, source.slot_name) == ("playhead", "playhead_fleet")
+    assert source.on_lost_slot == "refuse"
+    assert row(loaded, "capture.sources").value == "fleet"
+
+
+def test_sources_are_given_by_the_environment_too(tmp_path: Path) -> None:
+    text = '[{"name": "fleet", "dsn": "postgresql://db/fleet", "tenant_column": "t"}]'
+    loaded = load(None, {"PLAYHEAD_CAPTURE__SOURCES": text}, {})
+    assert loaded.settings.capture.sources[0].tenant_column == "t"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (SOURCE + "      nmae: x", "unknown field `nmae`"),
+        (SOURCE.replace("fleet\n", "Fl eet\n", 1), "matching regex"),
+        (SOURCE.replace("postgresql://", "mysql://"), "starts with postgresql://"),
+        (SOURCE + "      tenant: nobody", "capture.sources[0].tenant must be a UUID"),
+        (SOURCE + "      on_lost_slot: ignore", "Invalid enum value"),
+        (SOURCE.replace("[public.vehicle]", "[vehicle]"), "is no name of a table"),
+        (SOURCE.replace("[public.vehicle]", "[Public.Vehicle]"), "write public.vehicle"),
+        (SOURCE + SOURCE[SOURCE.index("    - ") :], "'fleet' is another source's name too"),
+        (
+            SOURCE + "    - {name: b, dsn: 'postgresql://b', slot: playhead_fleet}",
+            "is another source's slot too",
+        ),
+        ("capture: {enabled: true}", "needs at least one source"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused_without_its_password(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    found = problems_of(tmp_path, text)
+    assert any(problem in each for each in found), found
+    assert "secret" not in " ".join(found)

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from store.connection import Connection
+from store.connection import Connection, log_key
 from tests.captures import Json, Site, eventually
 
 
@@ -212,3 +212,61 @@ async def test_one_process_captures_and_the_next_takes_over(site: Site) -> None:
             await site.run("INSERT INTO t VALUES (2)")
             await site.reach(second, "capturing")
             assert [each["key"]["id"] for each in await site.changes()] == [1, 2]
+
+
+async def test_two_sources_of_one_tenant_share_its_changes(
+    site: Site, connection: Connection
+) -> None:
+    """Each has its own mark, and neither splits a transaction of the other by what it does."""
+    other = Site(site.dsn, connection, tenant=site.tenant, options={"publication": "other"})
+    await site.run(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); "
+        "CREATE PUBLICATION playhead FOR TABLE t; CREATE PUBLICATION other FOR TABLE u"
+    )
+    async with site.capturing(), other.capturing():
+        for number in range(5):
+            await site.run(
+                f"INSERT INTO t SELECT {number}000 + i FROM generate_series(1, 300) i",
+                f"INSERT INTO u SELECT {number}000 + i FROM generate_series(1, 300) i",
+            )
+        await site.caught_up()
+        await other.caught_up()
+        changes = await site.changes()
+    for name in (site.settings.name, other.settings.name):
+        own = [each for each in changes if each["source"] == name]
+        assert len(own) == 1500
+        assert [each["key"]["id"] for each in own] == sorted(each["key"]["id"] for each in own)
+    times = [event["time"] for event in await site.events()]
+    assert times == sorted(times)
+
+
+async def test_a_source_that_went_over_to_another_timeline_has_a_break(site: Site) -> None:
+    """As after a failover: what the old primary had not sent to the new one is in the log."""
+    await site.run("CREATE TABLE t (id int PRIMARY KEY)")
+    async with site.capturing():
+        await site.run("INSERT INTO t VALUES (1)")
+        await site.caught_up()
+    await site.connection.execute("HSET", f"ph:capture:{site.settings.name}", "timeline", 0)
+    async with site.capturing():
+        await site.run("INSERT INTO t VALUES (2)")
+        assert [each["key"]["id"] for each in await site.changes()] == [1, 2]
+    assert site.gaps == ["capture begins", "the source went over to timeline 1"]
+    assert len(await site.breaks()) == 1
+    async with site.capturing():
+        assert len(site.gaps) == 2, "told once"
+
+
+async def test_a_defect_is_counted_told_and_tried_again(site: Site) -> None:
+    """A log whose key holds something else stands for whatever nobody thought of."""
+    await site.run("CREATE TABLE t (id int PRIMARY KEY)")
+    await site.connection.execute("SET", log_key(site.stream), "no log")
+    async with site.running() as capture:
+        await site.reach(capture, "capturing")
+        await site.run("INSERT INTO t VALUES (1)")
+        await site.reach(capture, "failed")
+        assert "WRONGTYPE" in str(capture.status.error)
+        assert site.failures
+        await site.connection.execute("DEL", log_key(site.stream))
+        await site.reach(capture, "capturing")
+        site.failures.clear()
+        assert len(await site.changes()) == 1
