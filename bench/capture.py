@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
-from typing import cast
+from typing import NamedTuple, cast
 
 import asyncpg
 import uvloop
@@ -56,9 +56,14 @@ async def run(changes: int, seconds: float) -> AsyncIterator[str]:
     yield f"capture, commit to watch  {await _follow(seconds)}"
 
 
+class _Source(NamedTuple):
+    dsn: str
+    snapshots: Path
+
+
 @asynccontextmanager
-async def _open_source() -> AsyncIterator[str]:
-    """The DSN of a database with a table, its publication and a slot."""
+async def _open_source() -> AsyncIterator[_Source]:
+    """A database with a table, its publication and a slot."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o711)
         settings = {"fsync": "off", "max_wal_size": "8GB", "checkpoint_timeout": "1h"}
@@ -67,22 +72,25 @@ async def _open_source() -> AsyncIterator[str]:
             await connection.execute(_TABLE)
             await connection.execute(_SLOT)
             await connection.close()
-            yield postgres.dsn
+            yield _Source(postgres.dsn, Path(directory) / "snapshots")
 
 
-def _capturing(dsn: str) -> dict[str, object]:
-    return {"capture": {"enabled": True, "sources": [{"name": _SOURCE, "dsn": dsn}]}}
+def _capturing(source: _Source) -> dict[str, object]:
+    return {
+        "capture": {"enabled": True, "sources": [{"name": _SOURCE, "dsn": source.dsn}]},
+        "snapshots": {"url": f"file://{source.snapshots}"},
+    }
 
 
 async def _catch_up(changes: int) -> str:
     """What was written while nobody captured, in transactions of 100 rows."""
-    async with _open_source() as dsn:
-        source = await asyncpg.connect(dsn)
+    async with _open_source() as source:
+        writer = await asyncpg.connect(source.dsn)
         for start in range(0, changes, _ROWS):
             first = start % 1000 + 1
-            await source.execute(_UPDATE.format(first, first + _ROWS - 1))
-        await source.close()
-        async with open_site(_capturing(dsn)) as site:
+            await writer.execute(_UPDATE.format(first, first + _ROWS - 1))
+        await writer.close()
+        async with open_site(_capturing(source)) as site:
             started = time.perf_counter()
             connection = Connection(site.store_url)
             await connection.open()
@@ -125,12 +133,12 @@ class _Watcher(asyncio.Protocol):
 async def _follow(seconds: float) -> str:
     """Commits of one row each, as even as they come, by writers that take turns."""
     count = int(seconds * _COMMITS_A_SECOND)
-    async with _open_source() as dsn, open_site(_capturing(dsn)) as site:
+    async with _open_source() as source, open_site(_capturing(source)) as site:
         await _await_capture(site)
         loop = asyncio.get_running_loop()
         _, watcher = await loop.create_connection(_Watcher, "127.0.0.1", site.port)
         await watcher.opened
-        sent = await _commit(dsn, count)
+        sent = await _commit(source.dsn, count)
         deadline = time.perf_counter() + _PATIENCE_SEC
         while len(watcher.arrived) < count:
             if time.perf_counter() > deadline:

@@ -182,7 +182,11 @@ class CaptureProcess:
 
     def __init__(self, directory: Path, redis: str, sources: list[Json]) -> None:
         self.directory = directory
-        self.configuration = {"store": {"url": redis}, "capture": {"sources": sources}}
+        self.configuration = {
+            "store": {"url": redis},
+            "capture": {"sources": sources},
+            "snapshots": {"url": f"file://{directory}/snapshots"},
+        }
         self.log_file = directory / "capture.log"
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -36,9 +36,12 @@ def source(database_with_vehicles: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def gateway(start_gateway: Start, source: dict[str, Any]) -> AsyncIterator[RunningGateway]:
+async def gateway(
+    start_gateway: Start, source: dict[str, Any], tmp_path: Path
+) -> AsyncIterator[RunningGateway]:
     async with start_gateway(
         capture={"enabled": True, "sources": [source]},
+        snapshots={"url": f"file://{tmp_path}/snapshots"},
         notification_schema={"change": {"storage_policy": {"max_messages": 5}}},
     ) as running:
         yield running
@@ -104,10 +107,12 @@ async def test_nobody_publishes_a_change_but_everybody_finds_its_schema(
 
 
 async def test_the_metrics_tell_how_far_capture_is(
-    start_gateway: Start, source: dict[str, Any]
+    start_gateway: Start, source: dict[str, Any], tmp_path: Path
 ) -> None:
     async with start_gateway(
-        capture={"enabled": True, "sources": [source]}, metrics={"enabled": True}
+        capture={"enabled": True, "sources": [source]},
+        snapshots={"url": f"file://{tmp_path}/snapshots"},
+        metrics={"enabled": True},
     ) as gateway:
 
         async def figures() -> dict[str, float]:
@@ -160,7 +165,11 @@ async def test_capture_runs_in_a_process_of_its_own_beside_the_gateway(
 
 
 def write(path: Path, source: dict[str, Any], url: str) -> str:
-    content = {"store": {"url": url}, "capture": {"sources": [source]}}
+    content = {
+        "store": {"url": url},
+        "capture": {"sources": [source]},
+        "snapshots": {"url": f"file://{path.parent}/snapshots"},
+    }
     path.write_text(yaml.safe_dump(content))
     return str(path)
 
