@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from store.connection import Connection, log_key
+from store.embedded_postgres import EmbeddedPostgres
 from store.event import rfc3339
 from store.snapshot_index import SnapshotIndex
 from tests.captures import CaptureProcess, Site, eventually
@@ -50,8 +51,12 @@ class House:
         self.gateway.start()
 
     def kill(self, victim: str) -> None:
-        servers = {"valkey": self.valkey, "postgres": self.postgres, "gateway": self.gateway}
-        servers["capture"] = self.capture  # type: ignore[assignment]
+        servers: dict[str, Valkey | EmbeddedPostgres | CaptureProcess | GatewayProcess] = {
+            "valkey": self.valkey,
+            "postgres": self.postgres,
+            "capture": self.capture,
+            "gateway": self.gateway,
+        }
         victims = list(servers) if victim == "all" else [victim]
         for name in victims:
             servers[name].kill()
