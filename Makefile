@@ -15,10 +15,11 @@ DEV := .venv/.dev-$(PLACE)
 PIP := .venv/bin/python -m pip --quiet install --require-hashes
 PROJECT := .venv/bin/python -m pip --quiet install --no-deps --no-build-isolation --editable .
 
-.PHONY: help run test check format soak coverage lock clean
+.PHONY: help run demo test check format soak coverage lock clean
 
 help:
 	@echo 'make run       start Playhead with the example configuration, data in ./data'
+	@echo 'make demo      capture a busy database and look at its past, data in ./demo-data'
 	@echo 'make test      run the tests (ARGS="-k name" to choose, WORKERS=0 for one after another)'
 	@echo 'make check     lint, formatting and types'
 	@echo 'make format    put the formatting right'
@@ -29,6 +30,10 @@ help:
 
 run: $(RUN)
 	@exec .venv/bin/playhead serve --config gateway/example/config.yaml --data-dir data --load-example $(ARGS)
+
+# With what the tests need, a PostgreSQL among it.
+demo: $(DEV)
+	@exec .venv/bin/playhead demo $(ARGS)
 
 test: $(DEV)
 	.venv/bin/python -m pytest -n $(WORKERS) $(ARGS)

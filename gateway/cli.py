@@ -1,4 +1,4 @@
-"""The `playhead` command: serve | capture | publish | watch | replay | play | sessions | check."""
+"""The `playhead` command and its arguments."""
 
 import asyncio
 import os
@@ -20,6 +20,7 @@ from gateway import settings as configuration
 from gateway.arguments import UsageError, build_notification, build_params
 from gateway.captures import check_sources, read_sources
 from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError
+from gateway.demo import demonstrate
 from gateway.following import Following, Operation
 from gateway.ndjson import read_batches
 from gateway.remote.bar import Bar
@@ -224,6 +225,23 @@ def snapshot(
                 f"{each.name}: {made.rows} rows of {tenant} as of {rfc3339(made.at_ms)}, "
                 f"{made.size} bytes in {made.folder}"
             )
+
+
+@app.command()
+def demo(
+    *,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="Directory of all its data.")] = Path("demo-data"),
+) -> None:
+    """Capture a busy database that is started for it, and say how to look at its past."""
+    try:
+        status = demonstrate(data_dir, port)
+    except StoreError as error:
+        print(f"playhead: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -6,9 +6,10 @@ import gc
 import resource
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from importlib.metadata import version
 from importlib.resources import files
+from typing import TypeAlias
 
 import httpx
 import structlog
@@ -33,15 +34,24 @@ _COLLECT_AFTER = 10_000
 
 logger = structlog.get_logger(__name__)
 
+# A client of the gateway in its own process, given the address, from when it listens until it drains.
+Beside: TypeAlias = Callable[[str], Coroutine[object, object, None]]
 
-def serve(settings: Settings, catalog: Catalog, *, load_example: bool) -> int:
+
+def serve(
+    settings: Settings,
+    catalog: Catalog,
+    *,
+    load_example: bool = False,
+    beside: Beside | None = None,
+) -> int:
     """Serve until SIGTERM, SIGINT or a failure. The exit status: 0 for a clean end.
 
     Raises StoreConfigurationError or StoreUnavailable when it cannot start.
     """
     _raise_descriptor_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, catalog, load_example))
+        return runner.run(_serve(settings, catalog, load_example, beside))
 
 
 def _raise_descriptor_limit() -> None:
@@ -82,7 +92,9 @@ def run_capture(settings: Settings, catalog: Catalog) -> None:
         runner.run(run())
 
 
-async def _serve(settings: Settings, catalog: Catalog, load_example: bool) -> int:
+async def _serve(
+    settings: Settings, catalog: Catalog, load_example: bool, beside: Beside | None
+) -> int:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - this is a coroutine
@@ -95,18 +107,28 @@ async def _serve(settings: Settings, catalog: Catalog, load_example: bool) -> in
                 # uvicorn raises the signal again when it has ended: the process would die by it.
                 signal.signal(number, lambda *_: None)
             _freeze()
-            await _listen(gateway, load_example)
+            await _listen(gateway, load_example, beside)
     except asyncio.CancelledError:
         return 0  # told to end while it was starting
     return 1 if gateway.failed.is_set() else 0
 
 
-async def _listen(gateway: Gateway, load_example: bool) -> None:
+async def _listen(gateway: Gateway, load_example: bool, beside: Beside | None) -> None:
     settings = gateway.settings
     application = settings.application
+    clients: list[asyncio.Task[None]] = []
+
+    async def drain() -> None:
+        # First: one that still asked would be turned away.
+        for client in clients:
+            client.cancel()
+        await gateway.drain()
 
     def on_started(port: int) -> None:
-        gateway.spawn("welcome", _welcome(gateway, port, load_example))
+        address = _address(application.host, port)
+        gateway.spawn("welcome", _welcome(gateway, address, load_example))
+        if beside is not None:
+            clients.append(gateway.spawn("beside", beside(address)))
 
     server = http_server.Server(
         http_server.config(
@@ -115,7 +137,7 @@ async def _listen(gateway: Gateway, load_example: bool) -> None:
             port=application.port,
             http=protocol(header_bytes=settings.limits.header_bytes),
         ),
-        drain=gateway.drain,
+        drain=drain,
         on_started=on_started,
     )
     async with asyncio.TaskGroup() as group:
@@ -163,10 +185,13 @@ class _MetricsServer(uvicorn.Server):
         )
 
 
-async def _welcome(gateway: Gateway, port: int, load_example: bool) -> None:
-    host = gateway.settings.application.host
+def _address(host: str, port: int) -> str:
+    """Where this machine reaches what listens there."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not listened on
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _welcome(gateway: Gateway, address: str, load_example: bool) -> None:
     loaded = await _load_example(gateway, address) if load_example else 0
     lines = [f"Playhead {version('playhead')} listens on {address}"]
     if loaded:

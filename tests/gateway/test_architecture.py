@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.__main__",),
     ("gateway.cli",),
-    ("gateway.serve",),
+    ("gateway.demo",),
+    ("gateway.serve", "gateway.fleet"),
     ("gateway.app",),
     ("gateway.captures",),
     ("gateway.snapshots",),
@@ -59,6 +60,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ONLY = {
     "redis": {"store.connection", "store.cluster", "store.pool"},
     "asyncpg": {
+        "gateway.fleet",
         "store.pgsource",
         "store.playback_connection",
         "store.snapshot_source",
@@ -70,6 +72,7 @@ ONLY = {
         "gateway.app",
         "gateway.captures",
         "gateway.cli",
+        "gateway.demo",
         "gateway.serve",
         "gateway.snapshots",
     },
