@@ -161,19 +161,6 @@ def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     return type(f"Packing{kind.__name__}", (kind,), {"pack_command": pack_command})
 
 
-def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The same kind of connection, whose commands hiredis packs.
-
-    redis-py's own packing takes 3 us an argument, as much as everything else of an append.
-    """
-
-    def pack_command(_: AbstractConnection, name: str | bytes, *args: Argument) -> list[bytes]:
-        words: list[Any] = (name.encode() if isinstance(name, str) else name).split()
-        return [hiredis.pack_command((*words, *args))]
-
-    return type(f"Packing{kind.__name__}", (kind,), {"pack_command": pack_command})
-
-
 class SingleServer:
     """One server that has every key, in the shape of a `Cluster`."""
 
