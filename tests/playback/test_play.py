@@ -170,8 +170,8 @@ async def test_who_comes_while_it_is_paused_gets_what_comes_after_the_playhead(
 
 
 async def test_who_comes_while_it_plays_begins_at_the_playhead(stage: Stage) -> None:
-    recording = Recording(evenly(3000, 200))
-    await stage.begin(recording, end_ms=600_000)
+    recording = Recording(evenly(4000, 100))
+    await stage.begin(recording, end_ms=400_000)
     first = await stage.watch()
     await stage.start(10)
     await first.plays(30)

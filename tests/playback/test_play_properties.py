@@ -221,7 +221,7 @@ def check(viewer: Viewer, run_starts: dict[int, int]) -> None:
 
 
 ordinary = settings(
-    max_examples=30,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     report_multiple_bugs=False,
@@ -237,7 +237,7 @@ async def test_a_watcher_sees_each_event_once_whatever_verbs_and_reconnects_come
     await run(make_scene(), steps)
 
 
-@settings(ordinary, max_examples=3)
+@settings(ordinary, max_examples=2)
 @given(steps=with_deaths)
 @example(
     steps=[
