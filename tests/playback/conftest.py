@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
+from gateway.playback import player
 from store.connection import Connection
 from tests.conftest import RunningGateway, Start
 from tests.playback.controls import Controls
@@ -77,7 +78,11 @@ async def theatre(start_gateway: Start) -> AsyncIterator[House]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def stage(theatre: House, tenant: str) -> AsyncIterator[Stage]:
+async def stage(
+    theatre: House, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Stage]:
+    # Who waits to be told the time need not wait for a second.
+    monkeypatch.setattr(player, "TICK_SEC", 0.02)
     stage = Stage(theatre.first, theatre.second, tenant)
     yield stage
     await stage.close()

@@ -149,7 +149,7 @@ def kill(valkey: Valkey) -> None:
 def hang(valkey: Valkey) -> None:
     """For as long as nobody notices: a command may wait for five seconds."""
     valkey.pause()
-    time.sleep(0.7)
+    time.sleep(0.5)
     valkey.resume()
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from gateway.playback import player
 from tests.conftest import RunningGateway, Start
 from tests.playback.controls import refused
 from tests.playback.stage import (
@@ -23,10 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 # -- the end
 
 
-async def test_the_end_of_the_range_stops_and_does_not_end(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(player, "TICK_SEC", 0.02)
+async def test_the_end_of_the_range_stops_and_does_not_end(stage: Stage) -> None:
     recording = Recording(evenly(100, 10))
     await stage.begin(recording, end_ms=500)
     viewers = [await stage.watch(), await stage.watch(stage.second)]
@@ -156,14 +152,11 @@ async def test_a_cursor_from_before_the_run_gets_nothing_from_before_it(stage: S
     assert viewer.events == recording.between(500, 1e9)
 
 
-async def test_who_was_sent_more_by_another_gateway_gets_nothing_twice(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_was_sent_more_by_another_gateway_gets_nothing_twice(stage: Stage) -> None:
     """Gateways agree on the time to a millisecond, and on a stop only when they have heard of it.
 
     Symptom: a cursor beyond the playhead stopped the whole gateway, which span without end.
     """
-    monkeypatch.setattr(player, "TICK_SEC", 0.02)
     recording = Recording(evenly(300, 10), [2000, 2000])
     await stage.begin(recording, end_ms=4000)
     await stage.start(0.01)
