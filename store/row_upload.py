@@ -1,6 +1,8 @@
 """Lines on their way into an object: packed in a thread, uploaded while more come."""
 
 import asyncio
+from collections.abc import Generator
+from typing import Any
 
 from store.objects import Objects
 from store.row_file import FRAME_BYTES, RowPacker
@@ -20,7 +22,10 @@ class _Parts:
     def __aiter__(self) -> "_Parts":
         return self
 
-    async def __anext__(self) -> bytes:
+    def __anext__(self) -> "_Next":
+        return _Next(self)
+
+    async def take(self) -> bytes:
         self._idle.clear()
         try:
             part = await self._queue.get()
@@ -39,6 +44,16 @@ class _Parts:
             self._queue.get_nowait()
         self._queue.put_nowait(None)
         await self._idle.wait()
+
+
+class _Next:
+    """The next part. No coroutine yet: an upload that is cancelled may ask and never wait."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        return self._parts.take().__await__()
 
 
 class RowUpload:

@@ -167,7 +167,8 @@ async def test_what_the_tables_hold_the_watchers_were_sent_before_they_hear_of_t
             before = stream.frames[: len(stream.frames) - told]
             assert sum(f.event == "change" for f in before) == len(sent)
             due = sum((draft.time_ms or 0) <= at for draft in scene.recording.drafts)
-            assert len(sent) == due
+            # More where the database was behind the watchers; what it holds, they were sent.
+            assert len(sent) >= due
 
 
 async def test_a_forward_seek_while_it_plays_and_one_back_leave_the_state_of_the_time(

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, note, settings
 from tests.properties.program import Site, Step, programs, run
 
 ordinary = settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     report_multiple_bugs=False,
