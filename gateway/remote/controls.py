@@ -35,6 +35,10 @@ class RemoteSession(msgspec.Struct, frozen=True):
         return self.status == "MSG_START_OK"
 
     @property
+    def starting(self) -> bool:
+        return self.status in ("MSG_START_REQUESTED", "MSG_START_IN_PROGRESS")
+
+    @property
     def ended(self) -> bool:
         return self.status == "DB_END_OK"
 

@@ -45,7 +45,7 @@ def play(client: Client, wanted: Wanted, bar: Bar, describe: Callable[[str], str
             playhead = Playhead(session, wanted.speed)
             stream = RemoteStream(client, controls, session, playhead=playhead, on_change=bar.draw)
             start, end = (_moment(each) for each in (playhead.start, playhead.end))
-            bar.say(f"playing {start} to {end} at {client.name}")
+            bar.say(f"{start} to {end} at {client.name}")
             keys = Keys(controls, session.id, playhead, bar, interruptions)
             with ExitStack() as stack:
                 stack.enter_context(bar)

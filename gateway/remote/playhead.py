@@ -26,6 +26,7 @@ class Playhead:
         self.end = session.replay_end_timestamp
         self.next_speed = next_speed
         self.lost = False
+        self._anchor = _Anchor(0.0, self.start, 0.0, False)
         self.tell(session)
 
     def tell(self, session: RemoteSession) -> None:
@@ -33,7 +34,8 @@ class Playhead:
             time.monotonic(),
             session.replay_last_timestamp,
             session.replay_speed,
-            session.playing,
+            # A new speed is a start too, and it plays on meanwhile.
+            session.playing or (session.starting and self.playing),
         )
         if session.playing:
             self.next_speed = session.replay_speed

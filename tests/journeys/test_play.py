@@ -40,7 +40,7 @@ def test_a_stretch_of_the_past_is_played_to_its_end(site: Site) -> None:
     status, play = site.run(*MINUTES, "--speed", "2000")
     assert (status, texts(play)) == (0, [*"1234567"])
     assert play.notes == [
-        "playhead: playing 2018-02-06T00:00:00Z to 2018-02-06T00:10:00Z at " + site.gateway.url
+        "playhead: 2018-02-06T00:00:00Z to 2018-02-06T00:10:00Z at " + site.gateway.url
     ]
     assert site.session is None
 
@@ -107,7 +107,7 @@ def test_nobody_reads_on_and_the_session_ends(site: Site) -> None:
 
 def test_without_a_gateway_it_says_that_the_session_will_end_by_itself(mortal: Site) -> None:
     with mortal.start(*HOUR) as play:
-        play.wait_for_note("playing")
+        play.wait_for_note(" at http")
         wait_for_status(mortal, "MSG_START_OK")
         session = mortal.session["id"]
         mortal.gateway.kill()
@@ -119,7 +119,7 @@ def test_without_a_gateway_it_says_that_the_session_will_end_by_itself(mortal: S
 
 def test_a_session_that_others_end_is_over(site: Site) -> None:
     with site.start(*HOUR) as play:
-        play.wait_for_note("playing")
+        play.wait_for_note(" at http")
         wait_for_status(site, "MSG_START_OK")
         site.ask("POST", "reset")
         assert play.wait() == 1
@@ -254,8 +254,8 @@ def test_events_and_the_bar_share_a_terminal(site: Site) -> None:
     with site.start_at_terminal(*MINUTES, "--speed", "500", all_of_it=True) as play:
         assert play.wait() == 0
         play.wait_to_see("\x1b[?25h", keep=True)
-    playing, keys, *events, bar, rest = lines_of(play.screen)
-    assert playing.startswith("playhead: playing ")
+    told, keys, *events, bar, rest = lines_of(play.screen)
+    assert told.startswith("playhead: 2018-02-06T00:00:00Z to ")
     assert keys.startswith("playhead: space pauses")
     assert events == [
         f"{moment(second)} note@{number} text={number}"
