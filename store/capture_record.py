@@ -162,6 +162,11 @@ class CaptureRecord:
             told = (self._connection.execute("HSET", key, field, through_ms) for key in keys)
             await asyncio.gather(*told)
 
+    async def tell_beginning(self, tenant: str, head: Head) -> None:
+        """That the source's transactions after this head have nothing to do with those before."""
+        key = meta_key(StreamKey(tenant, CHANGE))
+        await self._connection.execute("HSET", key, f"began:{self._source}", head.last.sequence)
+
     async def add_break(self, tenant: str, head: Head, through_ms: int) -> None:
         """That changes are missing after this head: a state of later needs a later snapshot."""
         position = Position(max(through_ms, head.last.ms), head.last.sequence)

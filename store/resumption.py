@@ -87,7 +87,7 @@ class Resumption:
                 )
             logger.error("capture_lost_changes", source=self._settings.name, loss=loss)
             for tenant in sorted(tenants):
-                await self._add_break(tenant, progress.through_ms)
+                await self._add_break(tenant, progress.through_ms, other=True)
             return await self._begin(progress, identity, slot, tenants, told)
         gap = None
         for tenant in await self._find_forgotten(slot):
@@ -99,7 +99,7 @@ class Resumption:
             gap = f"the source went over to timeline {identity.timeline}"
             logger.warning("capture_timeline", source=self._settings.name, gap=gap)
             for tenant in sorted(tenants):
-                await self._add_break(tenant, progress.through_ms)
+                await self._add_break(tenant, progress.through_ms, other=True)
         return Start(replace(progress, timeline=identity.timeline), tenants, gap)
 
     async def _begin(
@@ -145,6 +145,9 @@ class Resumption:
                 forgotten.append(tenant)
         return forgotten
 
-    async def _add_break(self, tenant: str, through_ms: int) -> None:
+    async def _add_break(self, tenant: str, through_ms: int, *, other: bool = False) -> None:
+        """With `other`, what the source was is perhaps not what it is now."""
         head = await self._log.head(StreamKey(tenant, CHANGE))
+        if other:
+            await self._record.tell_beginning(tenant, head)
         await self._record.add_break(tenant, head, through_ms)

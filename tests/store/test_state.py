@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store.captured import changes
+from store.captured import changes, count_breaks
 from store.connection import Connection
 from store.errors import Behind, CorruptFile, ObjectsUnavailable, OutOfRange
 from store.event import Position, Retention
@@ -55,7 +55,12 @@ class Desk:
         log = self.recording.log
         position = await log.at_time(changes(self.tenant), at_ms) or Position(0, 0)
         tables = {CAR: [(key_of(key), row_of(key, text)) for key, text in cars.items()]}
-        defaults: dict[str, object] = {"position": position, "epoch": await self.epoch()}
+        breaks = await count_breaks(self.recording.connection, self.tenant)
+        defaults: dict[str, object] = {
+            "position": position,
+            "epoch": await self.epoch(),
+            "breaks": breaks,
+        }
         return await shelf.keep(
             self.objects,
             self.index,
@@ -273,7 +278,7 @@ async def test_the_states_of_two_sources_are_one_state(desk: Desk) -> None:
 async def test_a_tenant_that_came_after_everybody_was_recorded_began_with_nothing(
     desk: Desk,
 ) -> None:
-    await desk.index.add_run(Run("shared", T0, "100:100:"))
+    await desk.index.add_run(Run("shared", T0, "100:100:", "0/1000"))
     await desk.recording.commit(T0 + 10, inserted(CAR, 1, "first"), source="shared")
     await desk.recording.reach(T0 + 20, source="shared")
     assert await desk.rows(T0 + 5) == []
@@ -285,7 +290,7 @@ async def test_a_tenant_that_came_after_everybody_was_recorded_began_with_nothin
 async def test_a_tenant_whose_old_snapshots_are_gone_is_not_taken_for_a_new_one(
     desk: Desk,
 ) -> None:
-    await desk.index.add_run(Run("fleet", T0, "1:1:"))
+    await desk.index.add_run(Run("fleet", T0, "1:1:", "0/1000"))
     first = await desk.keep(T0, {1: "a"})
     await desk.recording.reach(T0 + 20)
     await desk.index.remove(desk.tenant, first)
