@@ -246,6 +246,51 @@ async def test_after_a_break_only_a_later_snapshot_is_believed(desk: Desk) -> No
     assert await desk.rows(T0 + 9) == cars(_1="a")
 
 
+async def test_a_snapshot_of_before_a_loss_is_not_believed_whatever_its_time(desk: Desk) -> None:
+    """Symptom: a loss is told of where the log had everything, which may be before a snapshot that
+    was taken while nobody captured; what changed between that one and the next was in no state."""
+    await desk.recording.commit(T0, inserted(CAR, 1, "a"))
+    await desk.keep(T0 + 20, {1: "a"})
+    await desk.recording.lose(T0 + 10, 1)
+    await desk.recording.reach(T0 + 100)
+    with pytest.raises(OutOfRange) as told:
+        await desk.rows(T0 + 30)
+    assert told.value.earliest_ms is None
+    await desk.keep(T0 + 40, {2: "b"})
+    with pytest.raises(OutOfRange) as told:
+        await desk.rows(T0 + 30)
+    assert told.value.earliest_ms == T0 + 40
+    assert await desk.rows(T0 + 50) == cars(_2="b")
+
+
+async def test_an_id_that_comes_again_is_not_the_transaction_that_was_seen(desk: Desk) -> None:
+    """Symptom: after 2^31 transactions, of whatever tables, changes were taken for older ones."""
+    await desk.recording.commit(T0, inserted(CAR, 1, "a"), xid=100)
+    await desk.keep(T0 + 1, {1: "a"}, visible="106:106:", lsn=f"0/{desk.recording.lsn + 1:X}")
+    await desk.recording.commit(T0 + 5, updated(CAR, 1, "A"), xid=100)
+    await desk.recording.commit(T0 + 6, inserted(CAR, 2, "b"), xid=3)
+    await desk.recording.reach(T0 + 9)
+    assert await desk.rows(T0 + 9) == cars(_1="A", _2="b")
+
+
+async def test_each_source_is_read_on_from_its_own_place(desk: Desk) -> None:
+    """What one wrote before its place it was perhaps another database that wrote it."""
+    await desk.recording.commit(T0, inserted(CAR, 9, "of before"), source="trips")
+    await desk.keep(T0 + 1, {1: "a"}, position=Position(T0, 1))
+    await desk.recording.commit(T0 + 2, updated(CAR, 1, "A"))
+    await desk.recording.commit(T0 + 3, inserted(TRIP, 9, "of before"), source="trips")
+    rows = {TRIP: [(key_of(1), row_of(1, "trip"))]}
+    await shelf.keep(
+        *(desk.objects, desk.index, desk.tenant, T0 + 5, rows),
+        source="trips",
+        position=Position(T0 + 3, 3),
+        epoch=await desk.epoch(),
+    )
+    await desk.recording.reach(T0 + 9)
+    await desk.recording.reach(T0 + 9, source="trips")
+    assert await desk.rows(T0 + 9) == [*cars(_1="A"), (TRIP, row_of(1, "trip"))]
+
+
 async def test_a_log_that_was_made_anew_needs_a_snapshot_of_its_own(
     desk: Desk, connection: Connection
 ) -> None:
