@@ -244,16 +244,13 @@ class SnapshotTaker:
                 continue
             # First from the index: who looks there now must not find what is being removed.
             await self._index.remove(tenant, each)
-            await self._remove(each.folder)
+            await self._objects.remove(each.folder)
         for folder in await self._objects.folders(_folder(tenant, self.source)):
             if folder not in kept:
-                left = await self._objects.list(folder)
-                if all(each.modified_ms < now_ms - _LEFTOVER_MS for each in left):
+                changed_ms = await self._objects.changed_ms(folder)
+                if changed_ms < now_ms - _LEFTOVER_MS:
                     logger.warning("snapshot_leftover_removed", folder=folder)
-                    await self._remove(folder)
-
-    async def _remove(self, folder: str) -> None:
-        await self._objects.delete([each.path for each in await self._objects.list(folder)])
+                    await self._objects.remove(folder)
 
 
 class _Run:

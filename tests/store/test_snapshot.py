@@ -276,8 +276,10 @@ async def test_a_snapshot_that_breaks_off_is_in_no_index_and_its_leftovers_go(
         stale, fresh = own / f"1-{uuid4()}", own / f"2-{uuid4()}"
         for left in (stale, fresh):
             left.mkdir()
-            (left / "0000-public.car.zst").write_bytes(b"half")
-        os.utime(stale / "0000-public.car.zst", (1, 1))
+            # So it is called as long as it is written: no listing of objects shows it.
+            (left / "0000-public.car.zst#1").write_bytes(b"half")
+        os.utime(stale / "0000-public.car.zst#1", (1, 1))
+        os.utime(stale, (1, 1))
         await take(studio)
         assert not stale.exists()
         assert fresh.exists()
