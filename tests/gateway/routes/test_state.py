@@ -250,6 +250,36 @@ async def test_a_request_that_is_none_is_refused_with_a_sentence(
     assert message in found["message"]
 
 
+async def test_a_parameter_that_is_given_twice_is_refused(asker: Asker) -> None:
+    """Symptom: the last one counted, and half of what was asked for was missing."""
+    await record_some(asker)
+    params = {"at": rfc3339(T0 + 20), "tables": [CAR, TRIP]}
+    response = await asker.http.get("/v1/state", params=params, headers=asker.headers)
+    found = assert_error(response, 400, "INVALID_STATE_REQUEST")
+    assert found["message"] == "tables must be given once"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "application/x-ndjson"),
+        ("text/html", "application/x-ndjson"),
+        ("text/event-stream, application/x-ndjson", "text/event-stream"),
+        ("application/x-ndjson, text/event-stream", "application/x-ndjson"),
+        ("application/x-ndjson;q=0.5, Text/Event-Stream; q=0.9", "text/event-stream"),
+        ("text/event-stream;q=0, */*", "application/x-ndjson"),
+        ("text/event-stream;q=x;a", "text/event-stream"),
+    ],
+)
+async def test_the_form_is_the_one_that_is_wanted_most(
+    asker: Asker, accept: str, kind: str
+) -> None:
+    await record_some(asker)
+    headers = {**asker.headers, "Accept": accept}
+    response = await asker.http.get("/v1/state", params={"at": rfc3339(T0)}, headers=headers)
+    assert response.headers["content-type"] == kind
+
+
 async def test_the_tenant_may_be_named_in_the_query(asker: Asker) -> None:
     await record_some(asker)
     params = {"at": rfc3339(T0), "tenant_id": asker.tenant}
