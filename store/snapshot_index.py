@@ -99,6 +99,10 @@ class SnapshotIndex:
         members = await self._connection.execute("ZRANGE", _runs_key(source), 0, -1)
         return [_decode_run(member) for member in members]
 
+    async def has(self, tenant: str, snapshot: Snapshot) -> bool:
+        found = await self._connection.execute("ZSCORE", _key(tenant), _encode(snapshot))
+        return found is not None
+
     async def remove(self, tenant: str, snapshot: Snapshot) -> None:
         await self._connection.pipeline(
             ("ZREM", _key(tenant), _encode(snapshot)),

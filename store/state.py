@@ -61,7 +61,8 @@ class _Asked:
 
 
 class State:
-    """Rows of one time. `tables` names those it knows; `rows` counts what `blocks` has given.
+    """Rows of one time. `tables` names those it has, `known` also those that were not asked for, as
+    far as snapshots tell; `rows` counts what `blocks` has given.
 
     To go on from it takes the changes after `at_ms` of its `sources` (None: of all), but not those
     of `excluded` tables.
@@ -90,6 +91,8 @@ class State:
         )
         named = {table.name for each in found for table in self._tables(each)}
         self.tables = sorted(named | {name for _, name in self._folds})
+        every = {table.name for each in found for table in each.manifest.tables}
+        self.known = sorted(every.union(self.tables))
 
     def _tables(self, found: _Found) -> list[TableFile]:
         tables = found.manifest.tables

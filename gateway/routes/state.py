@@ -89,7 +89,7 @@ class StateRoutes:
         state = await self._open(tenant, at_ms, tables)
         unknown = sorted((tables or frozenset()) - set(state.tables))
         if unknown:
-            known = ", ".join(state.tables) or "none"
+            known = ", ".join(state.known) or "none"
             raise _invalid(
                 f"tables: there is no {', '.join(unknown)} in the state of {rfc3339(at_ms)}. "
                 f"Known tables: {known}"

@@ -1,6 +1,6 @@
 """The state of a time: snapshot and changes together, and what is said when there is none."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -376,6 +376,29 @@ async def test_a_place_where_all_is_gone_is_away_and_no_snapshot_is_given_up(des
         await desk.rows(T0)
     elsewhere.rename(desk.folder)
     assert await desk.rows(T0) == cars(_1="a")
+
+
+async def test_a_snapshot_that_retention_removes_meanwhile_is_not_told_to_be_damaged(
+    desk: Desk,
+) -> None:
+    """Symptom: an error in the log, a count, and a mark that stayed, for what was only too old."""
+    await desk.keep(T0, {1: "a"})
+    gone = await desk.keep(T0 + 10, {1: "A"})
+    await desk.recording.reach(T0 + 30)
+    assert await desk.rows(T0) == cars(_1="a")
+    # Asked with a list of before.
+    until = desk.index.until
+    listed = [each async for each in until(desk.tenant, T0 + 20)]
+
+    async def of_before(tenant: str, at_ms: int) -> AsyncGenerator[Snapshot, None]:
+        for each in listed:
+            yield each
+
+    desk.states._index.until = of_before  # type: ignore[method-assign]
+    await desk.index.remove(desk.tenant, gone)
+    await desk.objects.remove(gone.folder)
+    assert await desk.rows(T0 + 20) == cars(_1="a")
+    assert (desk.broken, await desk.index.broken(desk.tenant)) == ([], {})
 
 
 async def test_damage_that_shows_while_a_state_is_sent_is_an_error_and_remembered(

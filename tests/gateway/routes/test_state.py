@@ -238,7 +238,7 @@ async def test_a_request_waits_a_moment_for_capture_to_come_up(asker: Asker) -> 
         ({"at": "2999-01-01T00:00:00Z"}, "at 2999-01-01T00:00:00.000Z is in the future"),
         ({"at": "2023-11-14T22:13:20Z", "tables": "car"}, "schema.table names, got: 'car'"),
         ({"at": "2023-11-14T22:13:20Z", "tables": ""}, "schema.table names, got: none"),
-        ({"at": "2023-11-14T22:13:20Z", "tables": "a.b"}, "there is no a.b in the state of"),
+        ({"at": "2023-11-14T22:13:20Z", "tables": "a.b"}, "20.000Z. Known tables: public.car"),
         ({"at": "2023-11-14T22:13:20Z", "when": "x"}, "unknown parameter 'when'"),
     ],
 )
