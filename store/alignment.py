@@ -12,7 +12,8 @@ from store.log import EventLog
 from store.snapshot_source import Moment
 from store.visibility import parse_lsn
 
-# Of a commit that is under way more is looked at: clocks are set, processes halted.
+# Between its being on disk and its being seen a commit does nothing that takes time, unless its
+# process is halted, or the clock set.
 _MARGIN_MS = 60_000
 _PAGE_EVENTS = 1000
 
@@ -44,11 +45,17 @@ class Aligned:
 
 
 async def align(
-    log: EventLog, connection: Connection, tenant: str, source: str, moment: Moment
+    log: EventLog,
+    connection: Connection,
+    tenant: str,
+    source: str,
+    moment: Moment,
+    *,
+    begun: Position,
 ) -> Aligned:
     """To be asked when the log has all that the source had written at the moment.
 
-    What is in the log and not seen was committed at `committing_since_ms` or later.
+    `begun`: the head of the log at some time before the moment.
     Raises SnapshotFailed when the log has lost what has to be looked at.
     """
     stream = changes(tenant)
@@ -56,9 +63,8 @@ async def align(
     if not head.epoch:
         return Aligned(moment.wall_ms, ORIGIN, b"")
     since_ms = min(moment.wall_ms, moment.committing_since_ms) - _MARGIN_MS
-    start = await log.before_time(stream, since_ms)
-    if start is None:
-        return Aligned(moment.wall_ms, head.last, head.epoch)
+    # What was not in the log when it was begun is behind its head of then, whatever its time.
+    start = min(await log.before_time(stream, since_ms) or head.last, begun)
     began = await read_beginning(connection, tenant, source)
     at_ms, position = moment.wall_ms, None
     visible, lsn = moment.visible, moment.lsn

@@ -108,6 +108,10 @@ class Objects:
                 piece = await obstore.get_range_async(
                     self._open(), path, start=start, length=length
                 )
+            if len(piece) != length:
+                raise ObjectsUnavailable(
+                    f"the object store gave a part of what was asked of {path}"
+                )
             yield bytes(piece)
 
     async def folders(self, prefix: str) -> list[str]:

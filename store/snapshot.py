@@ -16,11 +16,11 @@ import structlog
 from msgspec.structs import replace
 
 from store.alignment import align
-from store.captured import count_breaks, read_reached, read_tenants
+from store.captured import changes, count_breaks, read_reached, read_tenants
 from store.configuration import Configuration
 from store.connection import Connection
 from store.errors import SnapshotFailed
-from store.event import rfc3339
+from store.event import Position, rfc3339
 from store.log import EventLog
 from store.objects import Objects
 from store.row_upload import RowUpload
@@ -53,13 +53,14 @@ OnProgress = Callable[[Progress], None]
 class _Part:
     """One tenant's share of a snapshot. `listed`: the tables it is of, all when there are none.
 
-    `breaks`: how many the tenant had when it was begun.
+    When it was begun the tenant had so many `breaks`, and its log ended at `begun`.
     """
 
     id: str
     folder: str
     listed: Set[str]
     breaks: int
+    begun: Position
     files: dict[str, TableFile] = field(default_factory=dict)
 
     def wants(self, table: str) -> bool:
@@ -109,7 +110,9 @@ class SnapshotTaker:
 
         Raises SnapshotFailed, ObjectsUnavailable and StoreUnavailable; some may then be listed.
         """
-        run = _Run(self.source, int(self._now_ms()), self._connection, everybody=everybody)
+        run = _Run(
+            *(self.source, int(self._now_ms()), self._connection, self._log), everybody=everybody
+        )
         known = await read_tenants(self._connection, self.source) if everybody else []
         taken: dict[str, Snapshot] = {}
         async with self._source.connect() as session:
@@ -186,7 +189,9 @@ class SnapshotTaker:
         moment: Moment,
         tables: Sequence[SourceTable],
     ) -> Snapshot:
-        aligned = await align(self._log, self._connection, tenant, self.source, moment)
+        aligned = await align(
+            self._log, self._connection, tenant, self.source, moment, begun=part.begun
+        )
         if await count_breaks(self._connection, tenant) != part.breaks:
             raise SnapshotFailed(f"changes of tenant {tenant} were lost while it was taken")
         files = [part.describe(table) for table in tables if part.wants(table.name)]
@@ -257,13 +262,20 @@ class _Run:
     """One run of the taker: the parts of the tenants that were asked for or found."""
 
     def __init__(
-        self, source: str, started_ms: int, connection: Connection, *, everybody: bool
+        self,
+        source: str,
+        started_ms: int,
+        connection: Connection,
+        log: EventLog,
+        *,
+        everybody: bool,
     ) -> None:
         self.everybody = everybody
         self.parts: dict[str, _Part] = {}
         self._source = source
         self._started_ms = started_ms
         self._connection = connection
+        self._log = log
         self._configuration = Configuration(connection)
 
     async def part(self, tenant: str) -> _Part:
@@ -274,7 +286,9 @@ class _Run:
             part_id = str(uuid4())
             folder = f"{_folder(tenant, self._source)}/{self._started_ms}-{part_id}"
             breaks = await count_breaks(self._connection, tenant)
-            found = self.parts[tenant] = _Part(part_id, folder, frozenset(listed), breaks)
+            begun = (await self._log.head(changes(tenant))).last
+            found = _Part(part_id, folder, frozenset(listed), breaks, begun)
+            self.parts[tenant] = found
         return found
 
     def wants(self, table: str) -> bool:

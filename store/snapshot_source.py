@@ -51,16 +51,14 @@ ReadTables = Callable[[asyncpg.Connection], Awaitable[Sequence[SourceTable]]]
 Sink = Callable[[bytes], Awaitable[None]]
 
 
-# Whose commit may be written and not seen: while it waits for replicas that can be days. One that is
-# idle has its commit before it. Of others' transactions some roles see nothing but that they are.
+# A commit is on disk, where capture reads it, and not seen for as long as it waits for replicas. Of
+# others' transactions some roles see nothing but that they are.
 _COMMITTING = """
-SELECT statement_timestamp() AS now, pid, backend_xid::text AS xid, query_start AS since
+SELECT pid, backend_xid::text AS xid, query_start AS since
   FROM pg_stat_activity
  WHERE datid = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND pid <> pg_backend_pid()
-   AND (wait_event = 'SyncRep'
-        OR backend_xid IS NOT NULL AND state IS DISTINCT FROM 'idle in transaction')
- UNION ALL SELECT statement_timestamp(), NULL, NULL, statement_timestamp()
+   AND (wait_event = 'SyncRep' OR backend_xid IS NOT NULL AND state IS NULL)
+ UNION ALL SELECT 0, NULL, statement_timestamp()
 """
 _CLUSTER = """
 SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_control_checkpoint()
@@ -71,7 +69,8 @@ SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_cont
 class Moment:
     """Where the source stood: what it saw, what it had written, and its clock.
 
-    What it had written and did not see was committed at `committing_since_ms` or later.
+    What capture could read before it and it did not see was committed at `committing_since_ms` or
+    later, or a moment before.
     """
 
     visible_text: str
@@ -161,7 +160,7 @@ class SourceSession:
         raise SnapshotFailed("tables are made faster than they can be listed")
 
     async def _committing_since(self) -> datetime:
-        """Whoever commits from now on, unless seen by what is made from now on, does it after this."""
+        """Since when commits wait for replicas; now when none does."""
         rows = await self._connection.fetch(_COMMITTING)
         since: datetime = min(row["since"] for row in rows if row["since"] is not None)
         hidden = _hidden(rows)

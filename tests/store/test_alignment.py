@@ -32,14 +32,23 @@ class Tape:
         return self.recording.lsn
 
     async def find(
-        self, visible: str, lsn: int, *, wall_ms: int = T0, since_ms: int | None = None
+        self,
+        visible: str,
+        lsn: int,
+        *,
+        wall_ms: int = T0,
+        since_ms: int | None = None,
+        begun: Position | None = None,
     ) -> tuple[int, int]:
-        """At which time a snapshot stands, and behind which sequence."""
+        """At which time a snapshot stands, and behind which sequence; begun when all was there."""
         since_ms = wall_ms if since_ms is None else since_ms
         moment = Moment(visible, format_lsn(lsn), wall_ms, since_ms)
         recording = self.recording
-        found = await align(recording.log, recording.connection, recording.tenant, SOURCE, moment)
         head = await recording.log.head(changes(recording.tenant))
+        found = await align(
+            *(recording.log, recording.connection, recording.tenant, SOURCE, moment),
+            begun=begun or head.last,
+        )
         assert found.epoch == head.epoch
         # A reader begins behind it: the entry of this sequence must not lie in another time.
         assert found.position.sequence in (0, head.last.sequence) or found.position.ms > 0
@@ -54,7 +63,9 @@ def tape(connection: Connection, log: EventLog, tenant: str) -> Tape:
 async def test_without_a_log_it_stands_at_its_beginning(tape: Tape) -> None:
     recording = tape.recording
     moment = Moment("10:10:", "0/10", T0, T0)
-    found = await align(recording.log, recording.connection, recording.tenant, SOURCE, moment)
+    found = await align(
+        recording.log, recording.connection, recording.tenant, SOURCE, moment, begun=ORIGIN
+    )
     assert (found.at_ms, found.position, found.epoch) == (T0, ORIGIN, b"")
 
 
@@ -128,6 +139,15 @@ async def test_a_commit_that_waits_for_replicas_for_a_day_lies_behind(tape: Tape
     lsn = await tape.commit(T0 - 1, 104)
     visible = "103:105:103"
     assert await tape.find(visible, lsn + 1, since_ms=T0 - DAY_MS) == (T0, 1)
+
+
+async def test_a_commit_that_waits_for_the_disk_for_a_day_lies_behind(tape: Tape) -> None:
+    """Its time is of before, and it comes into the log when a snapshot has begun."""
+    await tape.commit(T0 - 2 * DAY_MS, 100)
+    begun = (await tape.recording.log.head(changes(tape.recording.tenant))).last
+    await tape.commit(T0 - DAY_MS, 103)
+    lsn = await tape.commit(T0 - 1, 104)
+    assert await tape.find("103:105:103", lsn + 1, begun=begun) == (T0, 1)
 
 
 async def test_a_clock_that_was_set_back_changes_nothing(tape: Tape) -> None:
