@@ -5,7 +5,7 @@ leaves here as SourceUnavailable (try again), SourceRefused (what to change) or 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,10 +23,29 @@ ANSWER_TIMEOUT_SEC = 30.0
 # The source reads what the slot passes over.
 ADVANCE_TIMEOUT_SEC = 600.0
 PAGE_ROWS = 1000
+# A page has so many rows whatever their size, so a large message comes in pieces, a row each.
+PIECE_BYTES = 16 << 10
 _MINIMUM_VERSION = 140_000
 _APPLICATION = "playhead"
 # A peek may hold this much in memory before it goes to a temporary file of the source.
 _WORK_MEM = "16MB"
+
+# A piece of full length is followed by another one of its message, if by an empty one.
+_PEEK = f"""
+SELECT CASE WHEN size < {PIECE_BYTES} THEN data
+            ELSE substr(data, 1 + piece * {PIECE_BYTES}, {PIECE_BYTES}) END
+  FROM (SELECT data, length(data) AS size, generate_series(0, length(data) / {PIECE_BYTES}) AS piece
+          FROM pg_logical_slot_peek_binary_changes(
+                   $1, $2, NULL, 'proto_version', '1', 'publication_names', $3)) pieces
+"""  # noqa: S608 - numbers
+
+# Whatever a role or a database has set for its applications: a peek takes the time it takes, and
+# between two pages it waits for the log.
+_PATIENCE = dict.fromkeys(
+    ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
+     "idle_session_timeout"),
+    "0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +111,12 @@ class PgSource:
         self.version = int(await self.value("SELECT current_setting('server_version_num')"))
 
     async def _connect(self) -> Any:
-        settings = {**SESSION_SETTINGS, "application_name": _APPLICATION, "work_mem": _WORK_MEM}
+        settings = {
+            **SESSION_SETTINGS,
+            **_PATIENCE,
+            "application_name": _APPLICATION,
+            "work_mem": _WORK_MEM,
+        }
         try:
             async with self._translated("cannot be reached"):
                 connection = await asyncpg.connect(
@@ -253,20 +277,23 @@ class PgSource:
     async def peek(self, upto_lsn: int) -> AsyncGenerator[list[bytes], None]:
         """The messages of every transaction committed before this place that the slot has.
 
-        In pages; a transaction of any size takes no more memory than a page here, and a temporary
-        file at the source.
+        In pages; a transaction of any size takes no more memory here than a page or its largest
+        message, and a temporary file at the source.
         """
         async with self._translated():
             transaction = self._reading.transaction(readonly=True)
             await transaction.start()
             try:
                 cursor = await self._reading.cursor(
-                    "SELECT data FROM pg_logical_slot_peek_binary_changes($1, $2, NULL, "
-                    "'proto_version', '1', 'publication_names', $3)",
+                    _PEEK,
                     *(self.settings.slot, upto_lsn, quote_identifier(self.settings.publication)),
                 )
+                begun: list[bytes] = []
                 while rows := await cursor.fetch(PAGE_ROWS):
-                    yield [data for (data,) in rows]
+                    page = [data for (data,) in rows]
+                    if begun or PIECE_BYTES in map(len, page):
+                        page = list(_joined(begun, page))
+                    yield page
             except asyncpg.UndefinedObjectError as error:
                 raise await self._why_undefined() from error
             except BaseException:
@@ -329,3 +356,12 @@ class PgSource:
             *(key.decode(), xid),
         )
         return None if found is None else str(found)
+
+
+def _joined(begun: list[bytes], page: Iterable[bytes]) -> Iterator[bytes]:
+    """The messages that end in a page; `begun` has the pieces of one that has not ended yet."""
+    for piece in page:
+        begun.append(piece)
+        if len(piece) < PIECE_BYTES:
+            yield b"".join(begun)
+            begun.clear()

@@ -8,17 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
-
 from store.errors import TargetError
 from store.event import Position
 from store.fold import Change
+from store.json_members import members, object_of
 from store.playback_tables import Identity, TargetTable, find_tables
 
 # A transaction that is larger is sent in parts, so that none has to fit into memory.
 PART_BYTES = 1 << 20
-
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +251,13 @@ class _Rows:
 def columns_of(row: bytes) -> tuple[str, ...]:
     """The names of the members of an object. Raises TargetError when it is none."""
     try:
-        return tuple(_members(row))
-    except msgspec.MsgspecError as error:
+        return tuple(members(row))
+    except ValueError as error:
         raise TargetError(f"the log has a row that is no JSON object: {row[:80]!r}") from error
 
 
 def _merge(row: bytes, changes: bytes) -> bytes:
-    return msgspec.json.encode(_members(row) | _members(changes))
+    return object_of(members(row) | members(changes))
 
 
 def by_columns(rows: list[bytes]) -> dict[tuple[str, ...], list[bytes]]:

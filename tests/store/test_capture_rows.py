@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from store.connection import Connection, log_key
+from store.json_members import members
 from tests.captures import Json, Site, eventually
 
 # More than PostgreSQL keeps in a row, and not to be made smaller.
@@ -64,6 +65,25 @@ async def test_after_a_restart_it_is_found_in_the_log(site: Site) -> None:
     assert len(changes) == 27
     assert [each["after"]["body"][6400:] for each in changes] == [*"123456789"] * 3
     assert not any("unchanged" in each for each in changes)
+
+
+@pytest.mark.parametrize("odd", ['"\\ud800"', "[" * 3000 + "]" * 3000])
+async def test_a_last_known_row_may_have_a_value_that_only_postgresql_reads(
+    site: Site, odd: str
+) -> None:
+    """Capture stopped for good at half a surrogate pair in a `json` column beside a large value."""
+    await site.run(DOCUMENTS, "ALTER TABLE doc ADD COLUMN odd json")
+    async with site.capturing():
+        await site.run(f"INSERT INTO doc VALUES (1, 0, {large(1)}, NULL, '{odd}')")
+        await site.caught_up()
+    await site.run("UPDATE doc SET n = 1", "UPDATE doc SET n = 2")
+    async with site.capturing():
+        await site.caught_up()
+    entries = await site.connection.execute("XRANGE", log_key(site.stream), "-", "+")
+    rows = [members(members(members(event)["data"])["payload"]) for _, (_, event) in entries]
+    found = [members(row["after"]) for row in rows]
+    assert [each["n"] for each in found] == [b"0", b"1", b"2"]
+    assert {(len(each["body"]), each["odd"]) for each in found} == {(6402, odd.encode())}
 
 
 async def test_a_row_that_was_never_captured_is_asked_for_at_the_source(site: Site) -> None:
