@@ -43,9 +43,9 @@ class Shape(msgspec.Struct, frozen=True):
 class Progress:
     """How far a source was captured.
 
-    ``system_id`` and ``timeline`` tell one database cluster from another. ``generation`` counts its
-    losses. Every change before ``confirmed_lsn`` is in the log, and every one committed up to
-    ``through_ms``.
+    ``system_id`` and ``timeline`` tell one database cluster from another. ``generation`` counts how
+    often its places began anew. Every change before ``confirmed_lsn`` is in the log, and every one
+    committed up to ``through_ms``.
     """
 
     system_id: str

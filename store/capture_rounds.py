@@ -97,6 +97,9 @@ class Rounds:
                 step = min(max(STEP_BYTES, self._position - self._restart), LARGEST_STEP_BYTES)
                 upto = min(moment.flush_lsn, self._position + step)
                 read = await self._copier.copy(self._position, upto)
+                # Of one that was dropped and made again a peek tells only what came after.
+                if await self._look_at_slot() > self._position:
+                    raise SourceLost(f"slot '{self._source.settings.slot}' was made again")
                 self._position = upto
                 pause = BUSY_SEC if read else min(pause * 1.5, IDLE_SEC)
             else:

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from store.errors import SourceRefused, SourceUnavailable, StoreError
-from store.pgcatalog import kinds, primary_key
+from store.pgcatalog import full_identity, kinds
 from store.pgtypes import SESSION_SETTINGS, Kind, quote_identifier, table_name
 
 PLUGIN = "pgoutput"
@@ -215,8 +215,8 @@ class PgSource:
     async def kinds(self, oids: list[int]) -> dict[int, Kind]:
         return await kinds(self, oids)
 
-    async def primary_key(self, oid: int) -> tuple[str, ...] | None:
-        return await primary_key(self, oid)
+    async def full_identity(self, oid: int) -> tuple[bool, tuple[str, ...]] | None:
+        return await full_identity(self, oid)
 
     async def published_tables(self) -> list[str]:
         rows = await self.fetch(

@@ -73,9 +73,10 @@ class Resumption:
         identity, slot = await self._source.identity(), await self._source.slot()
         tenants = await self._record.tenants()
         if progress is None:
-            nothing = Progress("", 0, "", -1, 0, 0)
+            nothing = Progress("", 0, "", 0, 0, 0)
             return await self._begin(nothing, identity, slot, tenants, "capture begins")
-        loss = find_loss(self._settings, progress, identity, slot, await self._source.moment())
+        now = await self._source.moment()
+        loss = find_loss(self._settings, progress, identity, slot, now)
         if loss is not None:
             told = (
                 f"source '{self._settings.name}': {loss}; changes since "
@@ -88,6 +89,9 @@ class Resumption:
             logger.error("capture_lost_changes", source=self._settings.name, loss=loss)
             for tenant in sorted(tenants):
                 await self._add_break(tenant, progress.through_ms)
+            if identity.system_id != progress.system_id or now.insert_lsn < progress.confirmed_lsn:
+                # Places come anew. Elsewhere a new slot may have changes that are in the log.
+                progress = replace(progress, generation=progress.generation + 1)
             return await self._begin(progress, identity, slot, tenants, told)
         gap = None
         for tenant in await self._find_forgotten(slot):
@@ -120,7 +124,7 @@ class Resumption:
             system_id=identity.system_id,
             timeline=identity.timeline,
             slot=self._settings.slot,
-            generation=before.generation + 1,
+            generation=before.generation,
             confirmed_lsn=slot.confirmed_lsn,
             through_ms=before.through_ms,
         )

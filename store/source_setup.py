@@ -33,6 +33,7 @@ SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS everything
 # What could be published: own tables that last. A partition is published as its table.
 _CANDIDATES = """
 SELECT n.nspname AS schema, c.relname AS name, c.relreplident::text AS identity,
+       c.relkind = 'p' AS parted,
        has_table_privilege(c.oid, 'SELECT') AS readable,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
                   AND i.indisprimary) AS keyed
@@ -79,7 +80,7 @@ async def prepare(source: PgSource, *, create: bool) -> Setup:
     problems += _about_tables(settings, found, candidates)
     problems += await _about_slot(source, server["database"])
     if settings.tenant_column is not None:
-        problems += _about_tenants(settings.tenant_column, found)
+        problems += _about_tenants(settings.tenant_column, found, candidates)
     if problems:
         raise SourceRefused(problems)
     return Setup(found, tuple(_warnings(settings, found, candidates, server["role"])))
@@ -160,6 +161,15 @@ def _about_tables(
                 f"publication '{settings.publication}' does not publish {name}: "
                 f"ALTER PUBLICATION {publication} ADD TABLE {name}"
             )
+    for table in found:
+        candidate = candidates.get(table.name)
+        keyed = table.identity == "i" or (candidate is not None and candidate["keyed"])
+        if table.identity in "di" and keyed and not table.key:
+            problems.append(
+                f"the key of {table.name} has a column that is not published, as generated ones are "
+                f"not, and so a delete does not tell its row: ALTER TABLE {table.name} REPLICA "
+                "IDENTITY FULL"
+            )
     unasked = sorted(published - set(settings.tables)) if settings.tables else []
     return problems + [
         f"publication '{settings.publication}' also publishes {name}: add it to the source's "
@@ -189,13 +199,18 @@ async def _about_slot(source: PgSource, database: str) -> list[str]:
     return []
 
 
-def _about_tenants(column: str, found: Sequence[Table]) -> Iterable[str]:
+def _about_tenants(
+    column: str, found: Sequence[Table], candidates: dict[str, Any]
+) -> Iterable[str]:
     for table in found:
         named = any(each.name == column for each in table.columns)
         if named and column not in table.identity_columns:
+            candidate = candidates.get(table.name)
+            parts = candidate is not None and candidate["parted"]
             yield (
                 f"a delete in {table.name} does not tell its {column}, and so not its tenant: "
                 f"ALTER TABLE {table.name} REPLICA IDENTITY FULL"
+                f"{', and the same for each of its partitions' if parts else ''}"
             )
 
 

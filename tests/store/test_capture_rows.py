@@ -325,6 +325,40 @@ async def test_partitions_are_captured_as_their_table(site: Site) -> None:
     assert {topic.split(".")[1] for topic in await site.topics()} == {"public%2Et"}
 
 
+async def test_an_old_row_of_a_partition_is_no_more_than_the_partition_tells(site: Site) -> None:
+    """Only the table had FULL: of a deleted row all but the key came as null, the tenant too."""
+    site.settings = site.with_options(tenant_column="tenant_id")
+    await site.run(
+        "CREATE TABLE t (id int, tenant_id uuid, v text, PRIMARY KEY (id, tenant_id)) "
+        "PARTITION BY RANGE (id); ALTER TABLE t REPLICA IDENTITY FULL; "
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10)"
+    )
+    tenant = str(uuid4())
+    async with site.capturing():
+        await site.run(
+            f"INSERT INTO t VALUES (1, '{tenant}', {large(1)})",
+            "UPDATE t SET id = 2",
+            "DELETE FROM t",
+        )
+        await site.caught_up()
+        await site.run(
+            "ALTER TABLE t1 REPLICA IDENTITY FULL",
+            f"INSERT INTO t VALUES (3, '{tenant}', 'x')",
+            "DELETE FROM t",
+        )
+        await site.caught_up()
+    changes = await site.changes_now(tenant)
+    assert changes[1]["after"]["v"] == changes[0]["after"]["v"]
+    assert [each["before"] for each in changes] == [
+        None,
+        {"id": 1, "tenant_id": tenant},
+        {"id": 2, "tenant_id": tenant},
+        None,
+        {"id": 3, "tenant_id": tenant, "v": "x"},
+    ]
+    assert await site.changes_now() == []
+
+
 async def test_generated_columns_and_row_filters_are_the_publications_affair(site: Site) -> None:
     await site.run(
         "CREATE TABLE t (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED, x int); "
