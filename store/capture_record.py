@@ -139,6 +139,14 @@ class CaptureRecord:
     async def save_shapes(self, shapes: dict[int, Shape]) -> None:
         await self._connection.execute("HSET", self._key, "shapes", msgspec.json.encode(shapes))
 
+    async def published(self) -> dict[str, list[int]] | None:
+        """By name the OIDs of each published table and its partitions; None if nobody looked yet."""
+        found = await self._connection.execute("HGET", self._key, "published")
+        return None if found is None else msgspec.json.decode(found, type=dict[str, list[int]])
+
+    async def save_published(self, tables: dict[str, list[int]]) -> None:
+        await self._connection.execute("HSET", self._key, "published", msgspec.json.encode(tables))
+
     # -- tenants
 
     async def tenants(self) -> set[str]:

@@ -160,11 +160,23 @@ class Rounds:
             await asyncio.sleep(REPORT_SEC)
 
     async def _watch_tables(self) -> None:
-        """Rows that a table had before it was published are in no change."""
-        before: list[str] | None = None
+        """Rows that a table had before it was published are in no change, nor are dropped ones."""
+        before = await self._record.published()
         while True:
             tables = await self._source.published_tables()
-            if before is not None and tables != before:
-                self._on_gap("other tables are published")
+            if before is not None and (reason := find_other_rows(before, tables)) is not None:
+                self._on_gap(reason)
+            if tables != before:
+                await self._record.save_published(tables)
             before = tables
             await asyncio.sleep(TABLES_SEC)
+
+
+def find_other_rows(before: dict[str, list[int]], now: dict[str, list[int]]) -> str | None:
+    """Why rows came or went without a change: by name the OIDs of a table and its partitions."""
+    if before.keys() != now.keys():
+        return "other tables are published"
+    for name, oids in now.items():
+        if not set(before[name]) <= set(oids):
+            return f"{name} was made anew, or a partition of it dropped"
+    return None

@@ -1,5 +1,6 @@
 """What capture tells of its progress: how far each source of a tenant is in the log, and its breaks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from store.connection import Connection, meta_key
@@ -67,6 +68,12 @@ async def read_tenants(connection: Connection, source: str) -> list[str]:
     """The tenants whose changes a source ever told."""
     members = await connection.execute("SMEMBERS", f"ph:capture:{source}:tenants")
     return sorted(member.decode() for member in members)
+
+
+async def add_tenants(connection: Connection, source: str, tenants: Iterable[str]) -> None:
+    """Make tenants known who have rows, if no change yet."""
+    if names := list(tenants):
+        await connection.execute("SADD", f"ph:capture:{source}:tenants", *names)
 
 
 async def read_confirmed(connection: Connection, source: str) -> int:

@@ -213,7 +213,11 @@ class Copier:
 
     async def _truncate(self, message: Truncate) -> None:
         """Of all tenants that ever had a row: whose the rows were is not told."""
-        tenants = self.tenants if self._settings.tenant_column else {self._settings.tenant}
+        tenants = {self._settings.tenant}
+        if self._settings.tenant_column is not None:
+            # Some are known by a snapshot alone: they had rows before capture began.
+            self.tenants |= await self._record.tenants()
+            tenants = self.tenants
         for oid in dict.fromkeys(message.relations):
             codec = self._codec(oid)
             self._last_rows.forget_table(codec.name)
@@ -245,6 +249,9 @@ class Copier:
             if shape.lsn <= before.lsn or shape == structs.replace(before, lsn=shape.lsn):
                 return
             await self._flush()
+            if not set(before.columns) <= set(columns):
+                # Large values may have been written anew, of which no change tells.
+                await self._last_rows.forget_columns(codec.name, self.tenants)
             await self._on_reshaped(before, shape)
         self._shapes[oid] = shape
         await self._record.save_shapes(self._shapes)

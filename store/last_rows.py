@@ -10,9 +10,11 @@ from collections.abc import Iterable
 
 import structlog
 
+from store.capture_record import CHANGE
 from store.change_stream import ChangeStream, Transaction
 from store.connection import Connection, log_key, rows_key
 from store.errors import SourceUnavailable, StoreError
+from store.event import StreamKey
 from store.json_members import members
 from store.pgsource import PgSource
 from store.pgtypes import select_list
@@ -59,6 +61,13 @@ class LastRows:
     def forget_table(self, table: str) -> None:
         for place in [place for place in self._rows if place[0] == table]:
             self._forget(place)
+
+    async def forget_columns(self, table: str, tenants: Iterable[str]) -> None:
+        """The rows of a table are of no use any more, in the log neither."""
+        self.forget_table(table)
+        for tenant in tenants:
+            key = rows_key(StreamKey(tenant, CHANGE), self._source.settings.name, table)
+            await self._connection.execute("UNLINK", key)
 
     def _forget(self, place: tuple[str, bytes]) -> None:
         self._bytes -= len(self._rows.pop(place, b""))

@@ -6,7 +6,7 @@ leaves here as SourceUnavailable (try again), SourceRefused (what to change) or 
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,8 +122,8 @@ class PgSource:
                 connection = await asyncpg.connect(
                     self.settings.dsn, server_settings=settings, timeout=CONNECT_TIMEOUT_SEC
                 )
-        except ValueError as error:
-            # Which says what it could not read, perhaps a password.
+        except (ValueError, OverflowError) as error:
+            # A ValueError says what it could not read, perhaps a password.
             raise SourceRefused(["its dsn cannot be read as an address"]) from error
         version = connection.get_server_version()
         if version.major * 10_000 < _MINIMUM_VERSION:
@@ -131,8 +131,11 @@ class PgSource:
             raise SourceRefused(
                 [f"it runs PostgreSQL {version.major}; Playhead captures version 14 or newer"]
             )
-        # Else a long peek of a process that was killed keeps the slot until it has an answer.
-        await connection.execute("SET client_connection_check_interval = '2s'")
+        # Else a long peek of a process that was killed keeps the slot until it has an answer. Not
+        # every system that PostgreSQL runs on can look.
+        async with self._translated():
+            with suppress(asyncpg.InvalidParameterValueError):
+                await connection.execute("SET client_connection_check_interval = '2s'")
         return connection
 
     def close(self) -> None:
@@ -218,13 +221,15 @@ class PgSource:
     async def full_identity(self, oid: int) -> tuple[bool, tuple[str, ...]] | None:
         return await full_identity(self, oid)
 
-    async def published_tables(self) -> list[str]:
+    async def published_tables(self) -> dict[str, list[int]]:
+        """By name their OID and those of their partitions."""
         rows = await self.fetch(
-            "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = $1 "
-            "ORDER BY schemaname, tablename",
+            "SELECT schemaname, tablename, ARRAY(SELECT relid::oid FROM pg_partition_tree("
+            "to_regclass(format('%I.%I', schemaname, tablename)))) AS oids "
+            "FROM pg_publication_tables WHERE pubname = $1",
             self.settings.publication,
         )
-        return [table_name(row["schemaname"], row["tablename"]) for row in rows]
+        return {table_name(row["schemaname"], row["tablename"]): row["oids"] for row in rows}
 
     # -- the slot
 

@@ -16,7 +16,7 @@ import structlog
 from msgspec.structs import replace
 
 from store.alignment import align
-from store.captured import read_confirmed
+from store.captured import add_tenants, read_confirmed
 from store.configuration import Configuration
 from store.connection import Connection
 from store.errors import SnapshotFailed
@@ -113,6 +113,8 @@ class SnapshotTaker:
                 for tenant in tenants if self.tenant is None else (self.tenant,):
                     await run.part(tenant)
                 await self._read(session, tables, run, on_progress)
+                # While no table can be truncated yet, which is told to those who are known.
+                await add_tenants(self._connection, self.source, run.parts)
             await session.write_marker()
             await self._await_capture(moment)
             for tenant, part in run.parts.items():

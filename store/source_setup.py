@@ -19,6 +19,7 @@ _SERVER = """
 SELECT pg_is_in_recovery() AS standby, current_setting('wal_level') AS wal_level,
        current_setting('server_encoding') AS encoding, current_user::text AS role,
        current_database()::text AS database,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS super,
        (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)
        OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication'
                      AND pg_has_role(oid, 'member')) AS replication,
@@ -34,7 +35,8 @@ SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS everything
 _CANDIDATES = """
 SELECT n.nspname AS schema, c.relname AS name, c.relreplident::text AS identity,
        c.relkind = 'p' AS parted,
-       has_table_privilege(c.oid, 'SELECT') AS readable,
+       pg_has_role(c.relowner, 'USAGE') AS owned,
+       has_table_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS secured,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
                   AND i.indisprimary) AS keyed
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -113,7 +115,10 @@ def _about_making(settings: SourceSettings, server: Any, candidates: dict[str, A
         _without_identity(name) for name in settings.tables or candidates
         if name in candidates and not _identified(candidates[name])
     ]  # fmt: skip
-    if not problems and not server["may_create"]:
+    owned = all(candidates[name]["owned"] for name in settings.tables if name in candidates)
+    # One for all tables is for superusers alone.
+    may_make = server["may_create"] and (owned if settings.tables else server["super"])
+    if not problems and not may_make:
         problems.append(
             f"publication '{settings.publication}' does not exist, and role "
             f"{quote_identifier(server['role'])} may not make it: {_creation(settings, candidates)}"
@@ -227,6 +232,11 @@ def _warnings(
             yield (
                 f"snapshots cannot read {table.name}: GRANT SELECT ON {table.name} TO "
                 f"{quote_identifier(role)}"
+            )
+        if candidate is not None and candidate["secured"]:
+            yield (
+                f"snapshots cannot read {table.name}, whose policies would hide rows: "
+                f"ALTER ROLE {quote_identifier(role)} BYPASSRLS"
             )
         if settings.tenant_column is not None and not any(
             each.name == settings.tenant_column for each in table.columns

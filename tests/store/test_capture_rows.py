@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import pytest
 
+from store.capture_rounds import find_other_rows
+from store.captured import add_tenants
 from store.connection import Connection, log_key
 from store.json_members import members
 from tests.captures import Json, Site, eventually
@@ -235,6 +237,17 @@ async def test_a_truncate_is_told_to_every_tenant_there_was(by_column: Site) -> 
         assert [each["last"] for each in await site.changes_now(tenant)][-2:] == [False, True]
 
 
+async def test_a_truncate_is_told_to_a_tenant_that_only_a_snapshot_knows(by_column: Site) -> None:
+    """Whose rows were there before capture began kept them in every state after a truncate."""
+    site, theirs = by_column, str(uuid4())
+    await site.run(TENANTS)
+    async with site.capturing():
+        await add_tenants(site.connection, site.settings.name, [theirs])
+        await site.run("TRUNCATE t")
+        await site.caught_up()
+    assert await site.topics(theirs) == ["change.public%2Et.t.%2A"]
+
+
 # -- tables that change
 
 
@@ -279,6 +292,23 @@ async def test_columns_come_go_and_change_names_in_mid_stream(site: Site) -> Non
     assert len(await site.breaks()) == 2
 
 
+async def test_a_large_value_of_another_type_is_not_the_last_known_one(site: Site) -> None:
+    """A table written anew by ALTER TABLE has other values, and no change tells of them."""
+    await site.run("CREATE TABLE t (id int PRIMARY KEY, n int, body json)")
+    async with site.capturing():
+        await site.run(
+            f"INSERT INTO t VALUES (1, 0, json_build_object('old', {large(1)}))",
+            "ALTER TABLE t ALTER body TYPE jsonb USING jsonb_build_object('new', body->'old')",
+            "UPDATE t SET n = 1",
+        )
+        await site.caught_up()
+        await site.run("UPDATE t SET n = 2")
+        changes = await site.changes()
+    # The first one is left out where the source had another row by the time it was asked.
+    assert "old" not in changes[1]["after"].get("body", {})
+    assert list(changes[2]["after"].get("body", {"new": 1})) == ["new"]
+
+
 async def test_another_key_is_a_break_for_states(site: Site) -> None:
     await site.run("CREATE TABLE t (id int PRIMARY KEY, a int UNIQUE NOT NULL)")
     async with site.capturing():
@@ -311,6 +341,46 @@ async def test_a_table_that_is_published_later_is_captured_from_then_on(site: Si
             return "other tables are published" in site.gaps
 
         await eventually(told, "the rows that table has already are asked for")
+
+
+async def test_a_table_that_was_published_while_nobody_captured_asks_for_a_snapshot(
+    site: Site,
+) -> None:
+    """Its rows of before were in no state until the next snapshot on schedule."""
+    await site.run(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); "
+        "CREATE PUBLICATION playhead FOR TABLE t"
+    )
+
+    async def looked() -> bool:
+        return await site.record.published() is not None
+
+    async with site.capturing():
+        await eventually(looked, "the tables are known")
+    await site.run("ALTER PUBLICATION playhead ADD TABLE u")
+
+    async def told() -> bool:
+        return site.gaps == ["capture begins", "other tables are published"]
+
+    async with site.capturing():
+        await eventually(told, "the rows of the other table are asked for")
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        ({"t": [1, 2, 3]}, None),
+        ({"t": [1, 2], "u": [4]}, "other tables are published"),
+        ({}, "other tables are published"),
+        ({"t": [1]}, "t was made anew, or a partition of it dropped"),
+        ({"t": [7]}, "t was made anew, or a partition of it dropped"),
+    ],
+)
+def test_rows_that_come_or_go_without_a_change_are_seen(
+    now: dict[str, list[int]], reason: str | None
+) -> None:
+    """A dropped partition took its rows along, and states kept them."""
+    assert find_other_rows({"t": [1, 2]}, now) == reason
 
 
 async def test_partitions_are_captured_as_their_table(site: Site) -> None:

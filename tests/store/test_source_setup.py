@@ -81,6 +81,44 @@ async def test_partitions_that_do_not_tell_the_tenant_are_told(site: Site) -> No
     assert await check(replace(site.settings, tenant_column="tenant_id")) == ()
 
 
+async def test_who_may_make_a_publication_is_told(site: Site, role: str) -> None:
+    """The right to create was there, and PostgreSQL's own sentence said nothing of what to run."""
+    name = role.partition("@")[0].rpartition("/")[2]
+    await site.run(
+        f"CREATE TABLE t (id int PRIMARY KEY); ALTER ROLE {name} REPLICATION; DO $$BEGIN "
+        f"EXECUTE format('GRANT CREATE ON DATABASE %I TO {name}', current_database()); END$$"
+    )
+    told = f"publication 'playhead' does not exist, and role \"{name}\" may not make it: CREATE "
+    made = "WITH (publish_via_partition_root = true)"
+    assert await refusal(site, dsn=role) == (f'{told}PUBLICATION "playhead" FOR ALL TABLES {made}',)
+    assert await refusal(site, dsn=role, tables=("public.t",)) == (
+        f'{told}PUBLICATION "playhead" FOR TABLE "public"."t" {made}',
+    )
+    await site.run(f"ALTER TABLE t OWNER TO {name}")
+    settings = replace(site.settings, dsn=role, tables=("public.t",))
+    assert await check(settings) == ("publication 'playhead' does not exist; capture makes it",)
+
+
+async def test_rows_that_a_policy_hides_are_told(site: Site, role: str) -> None:
+    """Snapshots of a role that sees some rows only looked complete."""
+    name = role.partition("@")[0].rpartition("/")[2]
+    await site.run(
+        f"CREATE TABLE t (id int PRIMARY KEY); ALTER ROLE {name} REPLICATION; GRANT SELECT ON t TO "
+        f"{name}; ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE PUBLICATION playhead FOR TABLE t"
+    )
+    assert await check(replace(site.settings, dsn=role)) == (
+        "snapshots cannot read public.t, whose policies would hide rows: "
+        f'ALTER ROLE "{name}" BYPASSRLS',
+    )
+    source = PgSource(replace(site.settings, dsn=role))
+    try:
+        await source.open()
+        with pytest.raises(SourceRefused, match="row-level security"):
+            await source.fetch("SELECT * FROM public.t")
+    finally:
+        source.close()
+
+
 async def test_a_key_that_is_not_published_is_told(site: Site) -> None:
     """Of a deleted row nothing was captured but nulls."""
     await site.run(
