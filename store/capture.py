@@ -118,7 +118,7 @@ class Capture:
                     logger.warning("capture_setup", source=self.settings.name, warning=warning)
             start = await Resumption(source, self._log, self._record, self._marks).find()
             if start.gap is not None:
-                self._tell_gap(start.gap, loss=start.loss)
+                self._tell_gap(start.gap)
             await self._capture(source, start, setup.warnings)
         finally:
             source.close()
@@ -180,14 +180,10 @@ class Capture:
                 head = await self._log.head(StreamKey(tenant, CHANGE))
                 await self._record.add_break(tenant, head, copier.through_ms)
         what = "columns" if found_again else "name" if before.name != now.name else "key"
-        reason = f"{now.name} has {'other' if found_again else 'another'} {what}"
-        self._tell_gap(reason, loss=not found_again)
+        self._tell_gap(f"{now.name} has {'other' if found_again else 'another'} {what}")
 
-    def _tell_gap(self, reason: str, *, loss: bool = False) -> None:
-        if loss:
-            logger.warning("snapshot_needed", source=self.settings.name, reason=reason)
-        else:
-            logger.info("snapshot_is_due", source=self.settings.name, reason=reason)
+    def _tell_gap(self, reason: str) -> None:
+        logger.warning("snapshot_needed", source=self.settings.name, reason=reason)
         self._on_gap(reason)
 
 

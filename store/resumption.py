@@ -19,15 +19,11 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """``gap`` says why states of later need a new snapshot, None where they do not.
-
-    ``loss``: because changes are gone.
-    """
+    """``gap`` says why states of later need a new snapshot, None where they do not."""
 
     progress: Progress
     tenants: set[str]
     gap: str | None
-    loss: bool
 
 
 def find_loss(
@@ -108,8 +104,7 @@ class Resumption:
             logger.warning("capture_timeline", source=self._settings.name, gap=gap)
             for tenant in sorted(tenants):
                 await self._add_break(tenant, progress.through_ms)
-        progress = replace(progress, timeline=identity.timeline)
-        return Start(progress, tenants, gap, loss=gap is not None)
+        return Start(replace(progress, timeline=identity.timeline), tenants, gap)
 
     async def _begin(
         self,
@@ -140,7 +135,7 @@ class Resumption:
         if self._settings.tenant_column is None and self._settings.tenant not in tenants:
             await self._record.add_tenant(self._settings.tenant)
             tenants = tenants | {self._settings.tenant}
-        return Start(progress, tenants, gap, loss=bool(before.system_id))
+        return Start(progress, tenants, gap)
 
     async def _find_forgotten(self, slot: Slot | None) -> list[str]:
         """Tenants of whose changes the log lost some that the slot does not have any more."""
