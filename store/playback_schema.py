@@ -87,7 +87,9 @@ SELECT current_user AS role, current_database() AS database, quote_ident(current
        quote_ident(current_database()) AS sql_database, pg_is_in_recovery() AS standby,
        to_regprocedure('playhead.advance(uuid,bigint,bigint,bigint)') IS NOT NULL AS prepared,
        ARRAY(SELECT slot_name::text FROM pg_replication_slots
-              WHERE database = current_database() AND plugin = 'pgoutput') AS slots
+              WHERE database = current_database() AND plugin = 'pgoutput') AS slots,
+       (SELECT s.system_identifier || '/' || d.oid FROM pg_control_system() s, pg_database d
+         WHERE d.datname = current_database()) AS place
 """
 
 # Of this role, so that they may be ended.

@@ -124,7 +124,7 @@ class Resumption:
             confirmed_lsn=slot.confirmed_lsn,
             through_ms=before.through_ms,
         )
-        await self._record.announce()
+        await self._record.announce(f"{identity.system_id}/{identity.database}")
         # Its places may be other ones, and its tables.
         await self._record.save_shapes({})
         await self._record.save(progress)
