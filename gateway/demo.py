@@ -121,10 +121,12 @@ def _past(url: str, reach_sec: int, now_ms: int) -> list[str]:
 
 
 def _later(reaches: list[int]) -> list[str]:
-    return [
-        f"\nThe same for {_REACHES[each]} ago follows when there is such a past."
-        for each in reaches[:1]
-    ]
+    """What there is to wait for, and for how long."""
+    if not reaches:
+        return []
+    *most, last = [_REACHES[each] for each in reaches]
+    named = f"{', '.join(most)} and {last}" if most else last
+    return [f"\nThe same from {named} ago is printed here when that much has been recorded."]
 
 
 def _tell(*lines: str) -> None:

@@ -16,6 +16,9 @@ from store.pgsource import Identity, Moment, PgSource, Slot, SourceSettings
 
 logger = structlog.get_logger(__name__)
 
+# Why a source that was never captured needs a snapshot.
+FIRST = "capture begins"
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -74,7 +77,7 @@ class Resumption:
         tenants = await self._record.tenants()
         if progress is None:
             nothing = Progress("", 0, "", -1, 0, 0)
-            return await self._begin(nothing, identity, slot, tenants, "capture begins")
+            return await self._begin(nothing, identity, slot, tenants, FIRST)
         loss = find_loss(self._settings, progress, identity, slot, await self._source.moment())
         if loss is not None:
             told = (
