@@ -22,6 +22,8 @@ _SETTINGS = SESSION_SETTINGS | {
     # A commit that a crash of the server loses, its place with it, is carried out again.
     "synchronous_commit": "off",
     "jit": "off",
+    # Else rows that a policy hides from the role would stay where they are to be removed.
+    "row_security": "off",
     # A plan made while a table was empty would read it whole when it is large.
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",

@@ -123,7 +123,12 @@ async def _read_tables(connection: Any) -> dict[str, TargetTable]:
     by_table: dict[int, dict[str, TargetColumn]] = {}
     for row in columns:
         by_table.setdefault(row["table"], {})[row["name"]] = TargetColumn(
-            row["name"], row["type"], row["type_name"], known[row["type"]], row["generated"]
+            row["name"],
+            row["type"],
+            row["type_name"],
+            known[row["type"]],
+            row["generated"],
+            row["required"],
         )
     found: dict[str, TargetTable] = {}
     for row in await connection.fetch(TABLES):
