@@ -60,7 +60,12 @@ def _configure(data_dir: Path, port: int, dsn: str) -> Path:
         "logging": {"format": "console", "level": "warning"},
         "metrics": {"enabled": True},
         "store": {"data_dir": str(folder / "log")},
-        "capture": {"enabled": True, "sources": [{"name": "fleet", "dsn": dsn}]},
+        # Where the path is no good for PostgreSQL its data are in a folder for temporary ones: they may
+        # be gone when the log is not, and it would never be captured again.
+        "capture": {
+            "enabled": True,
+            "sources": [{"name": "fleet", "dsn": dsn, "on_lost_slot": "resume"}],
+        },
         "snapshots": {"url": f"file://{folder / 'snapshots'}"},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
