@@ -67,10 +67,11 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which database cluster it is; a timeline ends where a standby took over."""
+    """Which database of which cluster it is; a timeline ends where a standby took over."""
 
     system_id: str
     timeline: int
+    database: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +202,11 @@ class PgSource:
 
     async def identity(self) -> Identity:
         [row] = await self.fetch(
-            "SELECT system_identifier::text AS system_id, timeline_id AS timeline "
-            "FROM pg_control_system(), pg_control_checkpoint()"
+            "SELECT system_identifier::text AS system_id, timeline_id AS timeline, d.oid AS database "
+            "FROM pg_control_system(), pg_control_checkpoint(), pg_catalog.pg_database d "
+            "WHERE d.datname = current_database()"
         )
-        return Identity(row["system_id"], row["timeline"])
+        return Identity(row["system_id"], row["timeline"], row["database"])
 
     async def moment(self) -> Moment:
         # The time is taken first: what was committed before it lies before the place.

@@ -96,7 +96,7 @@ class Script:
         if self._scope.takes(change):
             rows = self._rows.get(change.table)
             if rows is None:
-                rows = self._rows[change.table] = _Rows(self._table(change.table))
+                rows = self._rows[change.table] = _Rows(self._tenant, self._table(change.table))
             rows.add(change)
             self._size += len(change.after or b"") + len(change.key or b"")
             self._changes += 1
@@ -165,7 +165,8 @@ class Script:
 class _Rows:
     """What a transaction leaves behind in one table."""
 
-    def __init__(self, table: TargetTable) -> None:
+    def __init__(self, tenant: bytes, table: TargetTable) -> None:
+        self._tenant = tenant
         self._table = table
         self._cleared = False
         # By key, in the order they were touched; those that were not there before are fresh.
@@ -224,6 +225,10 @@ class _Rows:
         """SQL, types of its parameters and their values, in order: what was goes first."""
         found: list[tuple[str, str, list[bytes]]] = []
         if self._cleared:
+            # Of the rows that are there nobody knows whose they are.
+            alone = [self._tenant, self._table.name.encode()]
+            found.append((self._table.close, "", []))
+            found.append(("SELECT playhead.require_alone($1, $2)", "uuid,text", alone))
             found.append((self._table.clear, "", []))
         gone = [key for key in self._rows if key not in self._fresh and not self._cleared]
         for columns, keys in by_columns(gone).items():

@@ -16,6 +16,9 @@ from store.pgsource import Identity, Moment, PgSource, Slot, SourceSettings
 
 logger = structlog.get_logger(__name__)
 
+# Why a source that was never captured needs a snapshot.
+FIRST = "capture begins"
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -74,7 +77,7 @@ class Resumption:
         tenants = await self._record.tenants()
         if progress is None:
             nothing = Progress("", 0, "", 0, 0, 0)
-            return await self._begin(nothing, identity, slot, tenants, "capture begins")
+            return await self._begin(nothing, identity, slot, tenants, FIRST)
         now = await self._source.moment()
         loss = find_loss(self._settings, progress, identity, slot, now)
         if loss is not None:
@@ -128,7 +131,7 @@ class Resumption:
             confirmed_lsn=slot.confirmed_lsn,
             through_ms=before.through_ms,
         )
-        await self._record.announce()
+        await self._record.announce(f"{identity.system_id}/{identity.database}")
         # Its places may be other ones, and its tables.
         await self._record.save_shapes({})
         await self._record.save(progress)

@@ -19,7 +19,7 @@ from tests.servers import Valkey, start_postgres, stop_postgres
 
 SETTINGS = SourceSettings("s", "", "p", "slot", (), "", None, False)
 PROGRESS = Progress("id", 1, "slot", 0, 0x1000, 5)
-IDENTITY = Identity("id", 1)
+IDENTITY = Identity("id", 1, 5)
 NOW = Moment(9, 0x2000, 0x2000)
 
 
@@ -40,11 +40,11 @@ def slot(confirmed: int = 0x1000, lost: str | None = None) -> Slot:
     [
         (IDENTITY, slot(), NOW, None),
         (IDENTITY, slot(0x800), NOW, None),
-        (Identity("id", 2), slot(), NOW, None),
+        (Identity("id", 2, 5), slot(), NOW, None),
         (IDENTITY, None, NOW, "was dropped"),
         (IDENTITY, slot(lost="wal_removed"), NOW, r"gave up its slot 'slot' \(wal_removed\)"),
         (IDENTITY, slot(0x1001), NOW, "stands at 0/1001, past 0/1000"),
-        (Identity("other", 1), slot(), NOW, "another database cluster"),
+        (Identity("other", 1, 5), slot(), NOW, "another database cluster"),
         (IDENTITY, slot(), Moment(9, 0x800, 0x800), "restored from an earlier time"),
     ],
 )
