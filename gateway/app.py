@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.settings import Settings
 from gateway.snapshots import open_objects
+from store.capture_record import captured_places
 from store.configuration import Configuration
 from store.connection import Connection
 from store.embedded import EmbeddedServer
@@ -112,6 +114,7 @@ class Gateway:
                 open_objects(settings), index, on_broken=self.metrics.snapshots_broken.inc
             ),
         )
+        self._connection = connection
         self.writer = self._make_writer()
         self.metrics.tail_lag.set_function(lambda: self.tail.lag_ms() / 1000)
         self.captures = Captures(
@@ -125,7 +128,6 @@ class Gateway:
         self.capture_watch = CaptureWatch(
             connection, [source.name for source in settings.capture.sources], self.metrics
         )
-        self._connection = connection
         self.app = self._build(catalog)
 
     def _make_player(self, session: Session) -> Player:
@@ -148,6 +150,7 @@ class Gateway:
             PlaybackDatabase(
                 playback.database,
                 slots=CaptureSlots([each.slot_name for each in self.settings.capture.sources]),
+                captured=partial(captured_places, self._connection),
                 lease_sec=playback.lease_sec,
             ),
             sessions=self.sessions,

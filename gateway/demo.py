@@ -60,7 +60,12 @@ def _configure(data_dir: Path, port: int, dsn: str) -> Path:
         "logging": {"format": "console", "level": "warning"},
         "metrics": {"enabled": True},
         "store": {"data_dir": str(folder / "log")},
-        "capture": {"enabled": True, "sources": [{"name": "fleet", "dsn": dsn}]},
+        # Where the path is no good for PostgreSQL its data are in a folder for temporary ones: they may
+        # be gone when the log is not, and it would never be captured again.
+        "capture": {
+            "enabled": True,
+            "sources": [{"name": "fleet", "dsn": dsn, "on_lost_slot": "resume"}],
+        },
         "snapshots": {"url": f"file://{folder / 'snapshots'}"},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,10 +126,12 @@ def _past(url: str, reach_sec: int, now_ms: int) -> list[str]:
 
 
 def _later(reaches: list[int]) -> list[str]:
-    return [
-        f"\nThe same for {_REACHES[each]} ago follows when there is such a past."
-        for each in reaches[:1]
-    ]
+    """What there is to wait for, and for how long."""
+    if not reaches:
+        return []
+    *most, last = [_REACHES[each] for each in reaches]
+    named = f"{', '.join(most)} and {last}" if most else last
+    return [f"\nThe same from {named} ago is printed here when that much has been recorded."]
 
 
 def _tell(*lines: str) -> None:

@@ -20,6 +20,8 @@ from gateway import sse
 from store.errors import StoreUnavailable
 
 RETRY_SEC = (0.1, 1.0)
+# What a stream is at ends within this when it is cancelled, or its connection is cut.
+_FAREWELL_SEC = 2.0
 
 logger = structlog.get_logger(__name__)
 
@@ -170,7 +172,8 @@ class EventStream(EventSourceResponse, ABC):
             logger.exception("stream_failed", request_id=self.request_id)
             await self._fail("The stream failed inside the server")
         finally:
-            self._task = None
+            if self._task is asyncio.current_task():
+                self._task = None
 
     # -- writing
 
@@ -270,6 +273,22 @@ class EventStream(EventSourceResponse, ABC):
             return False
         self._stalled_sec += passed_sec
         return self._stalled_sec >= self._send_timeout_sec
+
+    def fail(self, message: str) -> None:
+        """End the stream now, whatever it is at, with a frame that says why."""
+        if self._ended:
+            return
+        self.leave()  # else the sweep could write after the closing frame
+        self._start_task(partial(self._break_off, self._task, message))
+
+    async def _break_off(self, task: asyncio.Task[None] | None, message: str) -> None:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task], timeout=_FAREWELL_SEC)
+            if not task.done():
+                self.abort()  # it might write after the closing frame
+                return
+        await self._fail(message)
 
     def abort(self) -> None:
         if self._connection is not None:

@@ -8,6 +8,7 @@ from store.captured import changes, read_beginning
 from store.connection import Connection
 from store.errors import SnapshotFailed
 from store.event import ORIGIN, Position
+from store.fold import read_change
 from store.log import EventLog
 from store.snapshot_source import Moment
 from store.visibility import parse_lsn
@@ -92,5 +93,7 @@ async def align(
 def _read(event: bytes) -> _Payload | None:
     try:
         return _decode(event).data.payload
-    except msgspec.DecodeError:
-        return None  # published by somebody, not captured
+    except (msgspec.DecodeError, RecursionError):
+        # Published by somebody, or with a value that only PostgreSQL reads.
+        change = read_change(event)
+        return None if change is None else _Payload(change.xid, change.source, change.lsn)

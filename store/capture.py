@@ -23,7 +23,7 @@ from store.errors import SourceLost, SourceRefused, SourceUnavailable, StoreErro
 from store.event import Mark, StreamKey
 from store.log import EventLog
 from store.pgsource import PgSource, SourceSettings
-from store.resumption import Resumption, Start
+from store.resumption import FIRST, Resumption, Start
 from store.source_setup import prepare
 
 logger = structlog.get_logger(__name__)
@@ -183,7 +183,9 @@ class Capture:
         self._tell_gap(f"{now.name} has {'other' if found_again else 'another'} {what}")
 
     def _tell_gap(self, reason: str) -> None:
-        logger.warning("snapshot_needed", source=self.settings.name, reason=reason)
+        # The first one is no fault, and who tries Playhead is not to be frightened.
+        log = logger.info if reason == FIRST else logger.warning
+        log("snapshot_needed", source=self.settings.name, reason=reason)
         self._on_gap(reason)
 
 

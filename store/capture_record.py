@@ -43,9 +43,9 @@ class Shape(msgspec.Struct, frozen=True):
 class Progress:
     """How far a source was captured.
 
-    ``system_id`` and ``timeline`` tell one database cluster from another. ``generation`` counts its
-    losses. Every change before ``confirmed_lsn`` is in the log, and every one committed up to
-    ``through_ms``.
+    ``system_id`` and ``timeline`` tell one database cluster from another. ``generation`` counts how
+    often its places began anew. Every change before ``confirmed_lsn`` is in the log, and every one
+    committed up to ``through_ms``.
     """
 
     system_id: str
@@ -122,8 +122,10 @@ class CaptureRecord:
         found = await self._connection.execute("HGET", self._key, "status")
         return None if found is None else msgspec.json.decode(found, type=Status)
 
-    async def announce(self) -> None:
+    async def announce(self, place: str) -> None:
+        """That it is captured; `place` is the database whatever its address: cluster/OID."""
         await self._connection.execute("SADD", CAPTURES_KEY, self._source)
+        await self._connection.execute("HSET", self._key, "place", place)
 
     async def await_disk(self) -> None:
         """Return when what was written before is on the disk of the log's server, if it can tell."""
@@ -138,6 +140,14 @@ class CaptureRecord:
 
     async def save_shapes(self, shapes: dict[int, Shape]) -> None:
         await self._connection.execute("HSET", self._key, "shapes", msgspec.json.encode(shapes))
+
+    async def published(self) -> dict[str, list[int]] | None:
+        """By name the OIDs of each published table and its partitions; None if nobody looked yet."""
+        found = await self._connection.execute("HGET", self._key, "published")
+        return None if found is None else msgspec.json.decode(found, type=dict[str, list[int]])
+
+    async def save_published(self, tables: dict[str, list[int]]) -> None:
+        await self._connection.execute("HSET", self._key, "published", msgspec.json.encode(tables))
 
     # -- tenants
 
@@ -171,3 +181,13 @@ class CaptureRecord:
         """That changes are missing after this head: a state of later needs a later snapshot."""
         position = Position(max(through_ms, head.last.ms), head.last.sequence)
         await self._connection.execute("RPUSH", f"ph:{{{tenant}}}:breaks", position.entry_id)
+
+
+async def captured_places(connection: Connection) -> frozenset[str]:
+    """The databases that were ever captured. Raises StoreUnavailable."""
+    sources = await connection.execute("SMEMBERS", CAPTURES_KEY)
+    places = [
+        await connection.execute("HGET", f"ph:capture:{source.decode()}", "place")
+        for source in sorted(sources)
+    ]
+    return frozenset(place.decode() for place in places if place is not None)

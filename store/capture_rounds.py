@@ -97,6 +97,9 @@ class Rounds:
                 step = min(max(STEP_BYTES, self._position - self._restart), LARGEST_STEP_BYTES)
                 upto = min(moment.flush_lsn, self._position + step)
                 read = await self._copier.copy(self._position, upto)
+                # Of one that was dropped and made again a peek tells only what came after.
+                if await self._look_at_slot() > self._position:
+                    raise SourceLost(f"slot '{self._source.settings.slot}' was made again")
                 self._position = upto
                 pause = BUSY_SEC if read else min(pause * 1.5, IDLE_SEC)
             else:
@@ -157,11 +160,23 @@ class Rounds:
             await asyncio.sleep(REPORT_SEC)
 
     async def _watch_tables(self) -> None:
-        """Rows that a table had before it was published are in no change."""
-        before: list[str] | None = None
+        """Rows that a table had before it was published are in no change, nor are dropped ones."""
+        before = await self._record.published()
         while True:
             tables = await self._source.published_tables()
-            if before is not None and tables != before:
-                self._on_gap("other tables are published")
+            if before is not None and (reason := find_other_rows(before, tables)) is not None:
+                self._on_gap(reason)
+            if tables != before:
+                await self._record.save_published(tables)
             before = tables
             await asyncio.sleep(TABLES_SEC)
+
+
+def find_other_rows(before: dict[str, list[int]], now: dict[str, list[int]]) -> str | None:
+    """Why rows came or went without a change: by name the OIDs of a table and its partitions."""
+    if before.keys() != now.keys():
+        return "other tables are published"
+    for name, oids in now.items():
+        if not set(before[name]) <= set(oids):
+            return f"{name} was made anew, or a partition of it dropped"
+    return None

@@ -1,5 +1,6 @@
 """What capture tells of its progress: how far each source of a tenant is in the log, and its breaks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from store.connection import Connection, meta_key
@@ -96,3 +97,9 @@ async def read_beginning(connection: Connection, tenant: str, source: str) -> in
     """The sequence behind which a tenant's changes are of the cluster that a source is now."""
     found = await connection.execute("HGET", meta_key(changes(tenant)), f"began:{source}")
     return int(found or 0)
+
+
+async def add_tenants(connection: Connection, source: str, tenants: Iterable[str]) -> None:
+    """Make tenants known who have rows, if no change yet."""
+    if names := list(tenants):
+        await connection.execute("SADD", f"ph:capture:{source}:tenants", *names)

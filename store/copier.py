@@ -142,6 +142,8 @@ class Copier:
 
     async def _change(self, message: Insert | Update | Delete) -> None:
         codec = self._codec(message.relation)
+        if not isinstance(message, Insert) and message.whole and not codec.whole:
+            message = message._replace(whole=False)
         if isinstance(message, Insert):
             owned = codec.insert(message)
         elif isinstance(message, Delete):
@@ -211,7 +213,11 @@ class Copier:
 
     async def _truncate(self, message: Truncate) -> None:
         """Of all tenants that ever had a row: whose the rows were is not told."""
-        tenants = self.tenants if self._settings.tenant_column else {self._settings.tenant}
+        tenants = {self._settings.tenant}
+        if self._settings.tenant_column is not None:
+            # Some are known by a snapshot alone: they had rows before capture began.
+            self.tenants |= await self._record.tenants()
+            tenants = self.tenants
         for oid in dict.fromkeys(message.relations):
             codec = self._codec(oid)
             self._last_rows.forget_table(codec.name)
@@ -227,12 +233,12 @@ class Copier:
 
     async def _relation(self, data: bytes, message: Relation) -> None:
         oid, codec = message.oid, self._known.get(data)
-        key = await self._key(message)
-        if codec is None or codec.key != key:
+        whole, key = await self._identity(message)
+        if codec is None or (codec.whole, codec.key) != (whole, key):
             unknown = {column.type_oid for column in message.columns} - self._kinds.keys()
             if unknown:
                 self._kinds |= await self._source.kinds(sorted(unknown))
-            codec = TableCodec(message, self._kinds, key, self._settings.tenant_column)
+            codec = TableCodec(message, self._kinds, key, whole, self._settings.tenant_column)
             self._known[data] = codec
         self._codecs[oid] = codec
         columns = [f"{each.name} {each.type_oid}" for each in codec.typed_columns]
@@ -243,18 +249,23 @@ class Copier:
             if shape.lsn <= before.lsn or shape == structs.replace(before, lsn=shape.lsn):
                 return
             await self._flush()
+            if not set(before.columns) <= set(columns):
+                # Large values may have been written anew, of which no change tells.
+                await self._last_rows.forget_columns(codec.name, self.tenants)
             await self._on_reshaped(before, shape)
         self._shapes[oid] = shape
         await self._record.save_shapes(self._shapes)
 
-    async def _key(self, message: Relation) -> tuple[str, ...]:
-        """Of the replica identity, or the primary key where that is the whole row or nothing."""
+    async def _identity(self, message: Relation) -> tuple[bool, tuple[str, ...]]:
+        """Whether old rows are whole; the key, or the primary one where that is the row or nothing."""
         if message.identity in "di":
-            return tuple(column.name for column in message.columns if column.key)
-        found = await self._source.primary_key(message.oid)
+            return False, tuple(column.name for column in message.columns if column.key)
+        found = await self._source.full_identity(message.oid)
         if found is None:
             # Dropped meanwhile: its last changes are of the key that is known.
             before = self._shapes.get(message.oid)
-            found = tuple(before.key) if before else ()
+            found = True, tuple(before.key) if before else ()
+        whole, key = found
         names = [column.name for column in message.columns]
-        return tuple(name for name in names if name in found) if set(found) <= set(names) else ()
+        key = tuple(name for name in names if name in key) if set(key) <= set(names) else ()
+        return whole and message.identity == "f", key

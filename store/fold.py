@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
 from store.errors import StoreError
+from store.json_members import members, object_of
 from store.visibility import Visibility, parse_lsn
 
 _RAW_NULL = b"null"
+_ROWS = ("before", "after", "key", "old_key")
 
 
 class _Payload(msgspec.Struct, frozen=True):
@@ -43,8 +46,7 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 _decode = msgspec.json.Decoder(_Event).decode
-_decode_row = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_encode = msgspec.json.Encoder().encode
+_decode_data = msgspec.json.Decoder(_Data).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,13 @@ def read_change(event: bytes) -> Change | None:
     """
     try:
         data = _decode(event).data
-    except msgspec.DecodeError as error:
-        if b'"lsn":' in event and b'"xid":' in event:
+    except (msgspec.DecodeError, RecursionError) as error:
+        if b'"lsn":' not in event or b'"xid":' not in event:
+            return None
+        try:
+            data = _read_odd(event)
+        except (KeyError, ValueError, msgspec.DecodeError):
             raise StoreError(f"a captured change cannot be read: {error}") from error
-        return None
     payload = data.payload
     return Change(
         source=payload.source,
@@ -92,6 +97,16 @@ def read_change(event: bytes) -> Change | None:
         last=payload.last,
         unchanged=payload.unchanged,
     )
+
+
+def _read_odd(event: bytes) -> _Data:
+    """One with a value that the strict decoder refuses, as PostgreSQL's `json` may hold them."""
+    data = members(members(event)["data"])
+    payload = members(data["payload"])
+    rows = {name: msgspec.Raw(payload[name]) for name in _ROWS if name in payload}
+    payload |= dict.fromkeys(rows, _RAW_NULL)
+    found = _decode_data(object_of(data | {"payload": object_of(payload)}))
+    return replace(found, payload=replace(found.payload, **rows))
 
 
 def _value(raw: msgspec.Raw) -> bytes | None:
@@ -110,12 +125,11 @@ class _Partial:
 
 def _fill(row: bytes, unchanged: Set[str], before: bytes) -> bytes:
     """A row with the columns that it lacks, in the order of the row before."""
-    known = _decode_row(row)
-    old = _decode_row(before)
+    known = members(row)
+    old = members(before)
     names = [name for name in old if name in known or name in unchanged]
     names += [name for name in known if name not in old]
-    parts = (b"%b:%b" % (_encode(name), known.get(name) or old[name]) for name in names)
-    return b"{%b}" % b",".join(parts)
+    return object_of({name: known.get(name) or old[name] for name in names})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
 
-import msgspec
 import structlog
 
+from store.capture_record import CHANGE
 from store.change_stream import ChangeStream, Transaction
 from store.connection import Connection, log_key, rows_key
 from store.errors import SourceUnavailable, StoreError
+from store.event import StreamKey
+from store.json_members import members
 from store.pgsource import PgSource
 from store.pgtypes import select_list
 from store.rows import MISSING, Change, TableCodec
@@ -24,22 +26,6 @@ logger = structlog.get_logger(__name__)
 KEPT_BYTES = 400
 CACHE_BYTES = 64 << 20
 _LARGEST = 8 << 20
-
-
-class _Payload(msgspec.Struct):
-    after: msgspec.Raw
-
-
-class _Data(msgspec.Struct):
-    payload: _Payload
-
-
-class _Event(msgspec.Struct):
-    data: _Data
-
-
-_decode_event = msgspec.json.Decoder(_Event).decode
-_decode_row = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def field_of(key: bytes) -> bytes:
@@ -76,6 +62,13 @@ class LastRows:
         for place in [place for place in self._rows if place[0] == table]:
             self._forget(place)
 
+    async def forget_columns(self, table: str, tenants: Iterable[str]) -> None:
+        """The rows of a table are of no use any more, in the log neither."""
+        self.forget_table(table)
+        for tenant in tenants:
+            key = rows_key(StreamKey(tenant, CHANGE), self._source.settings.name, table)
+            await self._connection.execute("UNLINK", key)
+
     def _forget(self, place: tuple[str, bytes]) -> None:
         self._bytes -= len(self._rows.pop(place, b""))
 
@@ -108,7 +101,7 @@ class LastRows:
             return None
         entries = await self._connection.execute("XRANGE", log_key(stream.stream), found, found)
         # Retention may have taken it.
-        return bytes(_decode_event(entries[0][1][1]).data.payload.after) if entries else None
+        return _after(entries[0][1][1]) if entries else None
 
     async def _ask(
         self, codec: TableCodec, parts: list[bytes], transaction: Transaction
@@ -134,9 +127,15 @@ class LastRows:
         return parts if row is None else _filled(codec, parts, row.encode())
 
 
+def _after(event: bytes) -> bytes:
+    for name in ("data", "payload", "after"):
+        event = members(event)[name]
+    return event
+
+
 def _filled(codec: TableCodec, parts: Iterable[bytes], row: bytes) -> list[bytes]:
-    known = _decode_row(row)
+    known = members(row)
     return [
-        bytes(known.get(name, MISSING)) if part is MISSING else part
+        known.get(name, MISSING) if part is MISSING else part
         for name, part in zip(codec.columns, parts, strict=True)
     ]

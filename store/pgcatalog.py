@@ -53,8 +53,16 @@ class Table:
 
 # Publications tell of column lists and row filters from version 15 on: through jsonb the query is
 # the same for all.
-_TABLES = """
-SELECT c.oid, n.nspname AS schema, c.relname AS relation, c.relreplident::text AS identity,
+# A partition does not follow its table: of one that has not FULL itself an old row is but a key,
+# though PostgreSQL calls it whole.
+_WHOLE = """NOT EXISTS (SELECT FROM pg_partition_tree(c.oid) part
+               JOIN pg_class leaf ON leaf.oid = part.relid
+             WHERE part.isleaf AND leaf.relreplident <> 'f')"""
+
+_TABLES = f"""
+SELECT c.oid, n.nspname AS schema, c.relname AS relation,
+       CASE WHEN c.relreplident = 'f' AND {_WHOLE} THEN 'f'
+            WHEN c.relreplident = 'f' THEN 'd' ELSE c.relreplident::text END AS identity,
        p.about->>'rowfilter' AS row_filter,
        (SELECT array_agg(x.name) FROM jsonb_array_elements_text(
             CASE jsonb_typeof(p.about->'attnames') WHEN 'array' THEN p.about->'attnames' END
@@ -69,15 +77,16 @@ SELECT c.oid, n.nspname AS schema, c.relname AS relation, c.relreplident::text A
   JOIN pg_namespace n ON n.nspname = p.schemaname
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
  ORDER BY n.nspname, c.relname
-"""
+"""  # noqa: S608 - constants
 
-_PRIMARY_KEY = """
-SELECT (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_index i
+_KEY = f"""
+SELECT {_WHOLE} AS whole,
+       (SELECT array_agg(a.attname ORDER BY a.attnum) FROM pg_index i
           JOIN pg_attribute a ON a.attrelid = i.indrelid
            AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
          WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate) AS key
   FROM pg_class c WHERE c.oid = $1::oid
-"""
+"""  # noqa: S608 - constants
 
 _COLUMNS = """
 SELECT a.attrelid AS table, a.attname AS name, a.atttypid AS type,
@@ -115,10 +124,13 @@ async def kinds(connection: Querying, oids: Iterable[int]) -> dict[int, Kind]:
     return {oid: kind_of(oid, types) for oid in asked}
 
 
-async def primary_key(connection: Querying, oid: int) -> tuple[str, ...] | None:
-    """The columns of a table's primary key; () where there is none, None where there is no table."""
-    rows = await connection.fetch(_PRIMARY_KEY, oid)
-    return tuple(rows[0]["key"] or ()) if rows else None
+async def full_identity(connection: Querying, oid: int) -> tuple[bool, tuple[str, ...]] | None:
+    """Of a table with FULL or no identity: whether old rows are whole, and its primary key.
+
+    None where there is no table.
+    """
+    rows = await connection.fetch(_KEY, oid)
+    return (rows[0]["whole"], tuple(rows[0]["key"] or ())) if rows else None
 
 
 async def tables(connection: Querying, publication: str) -> list[Table]:

@@ -5,15 +5,15 @@ leaves here as SourceUnavailable (try again), SourceRefused (what to change) or 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 
 from store.errors import SourceRefused, SourceUnavailable, StoreError
-from store.pgcatalog import kinds, primary_key
+from store.pgcatalog import full_identity, kinds
 from store.pgtypes import SESSION_SETTINGS, Kind, quote_identifier, table_name
 
 PLUGIN = "pgoutput"
@@ -23,10 +23,29 @@ ANSWER_TIMEOUT_SEC = 30.0
 # The source reads what the slot passes over.
 ADVANCE_TIMEOUT_SEC = 600.0
 PAGE_ROWS = 1000
+# A page has so many rows whatever their size, so a large message comes in pieces, a row each.
+PIECE_BYTES = 16 << 10
 _MINIMUM_VERSION = 140_000
 _APPLICATION = "playhead"
 # A peek may hold this much in memory before it goes to a temporary file of the source.
 _WORK_MEM = "16MB"
+
+# A piece of full length is followed by another one of its message, if by an empty one.
+_PEEK = f"""
+SELECT CASE WHEN size < {PIECE_BYTES} THEN data
+            ELSE substr(data, 1 + piece * {PIECE_BYTES}, {PIECE_BYTES}) END
+  FROM (SELECT data, length(data) AS size, generate_series(0, length(data) / {PIECE_BYTES}) AS piece
+          FROM pg_logical_slot_peek_binary_changes(
+                   $1, $2, NULL, 'proto_version', '1', 'publication_names', $3)) pieces
+"""  # noqa: S608 - numbers
+
+# Whatever a role or a database has set for its applications: a peek takes the time it takes, and
+# between two pages it waits for the log.
+_PATIENCE = dict.fromkeys(
+    ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout",
+     "idle_session_timeout"),
+    "0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +67,11 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which database cluster it is; a timeline ends where a standby took over."""
+    """Which database of which cluster it is; a timeline ends where a standby took over."""
 
     system_id: str
     timeline: int
+    database: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +112,19 @@ class PgSource:
         self.version = int(await self.value("SELECT current_setting('server_version_num')"))
 
     async def _connect(self) -> Any:
-        settings = {**SESSION_SETTINGS, "application_name": _APPLICATION, "work_mem": _WORK_MEM}
+        settings = {
+            **SESSION_SETTINGS,
+            **_PATIENCE,
+            "application_name": _APPLICATION,
+            "work_mem": _WORK_MEM,
+        }
         try:
             async with self._translated("cannot be reached"):
                 connection = await asyncpg.connect(
                     self.settings.dsn, server_settings=settings, timeout=CONNECT_TIMEOUT_SEC
                 )
-        except ValueError as error:
-            # Which says what it could not read, perhaps a password.
+        except (ValueError, OverflowError) as error:
+            # A ValueError says what it could not read, perhaps a password.
             raise SourceRefused(["its dsn cannot be read as an address"]) from error
         version = connection.get_server_version()
         if version.major * 10_000 < _MINIMUM_VERSION:
@@ -107,8 +132,11 @@ class PgSource:
             raise SourceRefused(
                 [f"it runs PostgreSQL {version.major}; Playhead captures version 14 or newer"]
             )
-        # Else a long peek of a process that was killed keeps the slot until it has an answer.
-        await connection.execute("SET client_connection_check_interval = '2s'")
+        # Else a long peek of a process that was killed keeps the slot until it has an answer. Not
+        # every system that PostgreSQL runs on can look.
+        async with self._translated():
+            with suppress(asyncpg.InvalidParameterValueError):
+                await connection.execute("SET client_connection_check_interval = '2s'")
         return connection
 
     def close(self) -> None:
@@ -174,10 +202,11 @@ class PgSource:
 
     async def identity(self) -> Identity:
         [row] = await self.fetch(
-            "SELECT system_identifier::text AS system_id, timeline_id AS timeline "
-            "FROM pg_control_system(), pg_control_checkpoint()"
+            "SELECT system_identifier::text AS system_id, timeline_id AS timeline, d.oid AS database "
+            "FROM pg_control_system(), pg_control_checkpoint(), pg_catalog.pg_database d "
+            "WHERE d.datname = current_database()"
         )
-        return Identity(row["system_id"], row["timeline"])
+        return Identity(row["system_id"], row["timeline"], row["database"])
 
     async def moment(self) -> Moment:
         # The time is taken first: what was committed before it lies before the place.
@@ -191,16 +220,18 @@ class PgSource:
     async def kinds(self, oids: list[int]) -> dict[int, Kind]:
         return await kinds(self, oids)
 
-    async def primary_key(self, oid: int) -> tuple[str, ...] | None:
-        return await primary_key(self, oid)
+    async def full_identity(self, oid: int) -> tuple[bool, tuple[str, ...]] | None:
+        return await full_identity(self, oid)
 
-    async def published_tables(self) -> list[str]:
+    async def published_tables(self) -> dict[str, list[int]]:
+        """By name their OID and those of their partitions."""
         rows = await self.fetch(
-            "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = $1 "
-            "ORDER BY schemaname, tablename",
+            "SELECT schemaname, tablename, ARRAY(SELECT relid::oid FROM pg_partition_tree("
+            "to_regclass(format('%I.%I', schemaname, tablename)))) AS oids "
+            "FROM pg_publication_tables WHERE pubname = $1",
             self.settings.publication,
         )
-        return [table_name(row["schemaname"], row["tablename"]) for row in rows]
+        return {table_name(row["schemaname"], row["tablename"]): row["oids"] for row in rows}
 
     # -- the slot
 
@@ -253,20 +284,23 @@ class PgSource:
     async def peek(self, upto_lsn: int) -> AsyncGenerator[list[bytes], None]:
         """The messages of every transaction committed before this place that the slot has.
 
-        In pages; a transaction of any size takes no more memory than a page here, and a temporary
-        file at the source.
+        In pages; a transaction of any size takes no more memory here than a page or its largest
+        message, and a temporary file at the source.
         """
         async with self._translated():
             transaction = self._reading.transaction(readonly=True)
             await transaction.start()
             try:
                 cursor = await self._reading.cursor(
-                    "SELECT data FROM pg_logical_slot_peek_binary_changes($1, $2, NULL, "
-                    "'proto_version', '1', 'publication_names', $3)",
+                    _PEEK,
                     *(self.settings.slot, upto_lsn, quote_identifier(self.settings.publication)),
                 )
+                begun: list[bytes] = []
                 while rows := await cursor.fetch(PAGE_ROWS):
-                    yield [data for (data,) in rows]
+                    page = [data for (data,) in rows]
+                    if begun or PIECE_BYTES in map(len, page):
+                        page = list(_joined(begun, page))
+                    yield page
             except asyncpg.UndefinedObjectError as error:
                 raise await self._why_undefined() from error
             except BaseException:
@@ -329,3 +363,12 @@ class PgSource:
             *(key.decode(), xid),
         )
         return None if found is None else str(found)
+
+
+def _joined(begun: list[bytes], page: Iterable[bytes]) -> Iterator[bytes]:
+    """The messages that end in a page; `begun` has the pieces of one that has not ended yet."""
+    for piece in page:
+        begun.append(piece)
+        if len(piece) < PIECE_BYTES:
+            yield b"".join(begun)
+            begun.clear()

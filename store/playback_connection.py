@@ -22,6 +22,8 @@ _SETTINGS = SESSION_SETTINGS | {
     # A commit that a crash of the server loses, its place with it, is carried out again.
     "synchronous_commit": "off",
     "jit": "off",
+    # Else rows that a policy hides from the role would stay where they are to be removed.
+    "row_security": "off",
     # A plan made while a table was empty would read it whole when it is large.
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -63,12 +65,14 @@ async def translated() -> AsyncIterator[None]:
         raise TargetUnavailable(f"the playback database does not answer: {text}") from error
 
 
-async def connect(dsn: str, name: str, *, slots: CaptureSlots, idle_sec: float) -> Any:
+async def connect(
+    dsn: str, name: str, *, slots: CaptureSlots, places: Collection[str], idle_sec: float
+) -> Any:
     """A connection on which sessions can be played; the schema `playhead` is made if need be.
 
     What it leaves in mid-transaction for `idle_sec`, or ten seconds, is undone by the server: a
-    gateway that sleeps must not keep rows locked for much longer than its lease. To be called inside
-    of `translated`.
+    gateway that sleeps must not keep rows locked for much longer than its lease. A database with one
+    of these slots, or that is one of these places, is refused. To be called inside of `translated`.
     """
     settings = _SETTINGS | {"application_name": name}
     try:
@@ -78,7 +82,7 @@ async def connect(dsn: str, name: str, *, slots: CaptureSlots, idle_sec: float) 
     try:
         idle_ms = int(max(idle_sec, _LEAST_IDLE_SEC) * 1000)
         await connection.execute(f"SET idle_in_transaction_session_timeout = {idle_ms}")
-        await _check(connection, slots)
+        await _check(connection, slots, places)
     except BaseException:
         drop(connection)
         raise
@@ -91,7 +95,7 @@ def drop(connection: Any) -> None:
         connection.terminate()
 
 
-async def _check(connection: Any, slots: CaptureSlots) -> None:
+async def _check(connection: Any, slots: CaptureSlots, places: Collection[str]) -> None:
     version = connection.get_server_version().major
     if version < _MINIMUM_VERSION:
         raise TargetError(
@@ -105,6 +109,12 @@ async def _check(connection: Any, slots: CaptureSlots) -> None:
         raise TargetError(
             f"database {about['database']} is captured (it has the replication slot "
             f"{captured[0]}), and its tables would be emptied; give another database"
+        )
+    if about["place"] in places:
+        # Its slot may have been dropped or lost: then nothing in the database itself says so.
+        raise TargetError(
+            f"database {about['database']} is a captured one, or a copy of its files, and its "
+            "tables would be emptied; give another database, made by CREATE DATABASE"
         )
     role, sql_role = about["role"], about["sql_role"]
     try:

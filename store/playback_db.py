@@ -6,6 +6,7 @@ carried out, are one row (`playhead.progress`) that every transaction changes: n
 twice, and who has been overtaken is refused.
 """
 
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 from uuid import UUID
 
@@ -24,12 +25,21 @@ from store.playback_target import Progress, Target
 class PlaybackDatabase:
     """Opens connections to the database, one for each tenant whose session is worked on.
 
-    `slots` are those by which databases are captured: none of them may be here.
+    `slots` are those by which databases are captured: none of them may be here. `captured` tells the
+    databases themselves that ever were, of which this may be none.
     """
 
-    def __init__(self, dsn: str, *, slots: CaptureSlots, lease_sec: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        slots: CaptureSlots,
+        captured: Callable[[], Awaitable[Collection[str]]],
+        lease_sec: float,
+    ) -> None:
         self._dsn = dsn
         self._slots = slots
+        self._captured = captured
         self._lease_sec = lease_sec
 
     async def check(self) -> None:
@@ -70,7 +80,10 @@ class PlaybackDatabase:
         return {row["tenant"]: row["session"] for row in found}
 
     async def _connect(self, name: str) -> Any:
-        return await connect(self._dsn, name, slots=self._slots, idle_sec=self._lease_sec)
+        places = await self._captured()
+        return await connect(
+            self._dsn, name, slots=self._slots, places=places, idle_sec=self._lease_sec
+        )
 
 
 def _name(tenant: str, token: int | str) -> str:
@@ -110,7 +123,12 @@ async def _read_tables(connection: Any) -> dict[str, TargetTable]:
     by_table: dict[int, dict[str, TargetColumn]] = {}
     for row in columns:
         by_table.setdefault(row["table"], {})[row["name"]] = TargetColumn(
-            row["name"], row["type"], row["type_name"], known[row["type"]], row["generated"]
+            row["name"],
+            row["type"],
+            row["type_name"],
+            known[row["type"]],
+            row["generated"],
+            row["required"],
         )
     found: dict[str, TargetTable] = {}
     for row in await connection.fetch(TABLES):

@@ -31,6 +31,13 @@ BEGIN
       USING ERRCODE = '{FENCED}';
   END IF;
 END $$;
+CREATE OR REPLACE FUNCTION playhead.require_alone(for_tenant uuid, of_table text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT FROM playhead.progress WHERE tenant <> for_tenant AND of_table = ANY (tables)) THEN
+    RAISE EXCEPTION 'a change empties table %, which holds rows of another tenant', of_table;
+  END IF;
+END $$;
 COMMIT
 """
 
@@ -73,7 +80,7 @@ SELECT c.oid, n.nspname AS schema, c.relname AS relation, format('%I.%I', n.nspn
 
 COLUMNS = """
 SELECT a.attrelid AS table, a.attname AS name, a.atttypid AS type, a.attgenerated <> '' AS generated,
-       format_type(a.atttypid, a.atttypmod) AS type_name
+       a.attnotnull AS required, format_type(a.atttypid, a.atttypmod) AS type_name
   FROM pg_attribute a
   JOIN pg_class c ON c.oid = a.attrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -85,9 +92,12 @@ SELECT a.attrelid AS table, a.attname AS name, a.atttypid AS type, a.attgenerate
 ABOUT = """
 SELECT current_user AS role, current_database() AS database, quote_ident(current_user) AS sql_role,
        quote_ident(current_database()) AS sql_database, pg_is_in_recovery() AS standby,
-       to_regprocedure('playhead.advance(uuid,bigint,bigint,bigint)') IS NOT NULL AS prepared,
+       to_regprocedure('playhead.advance(uuid,bigint,bigint,bigint)') IS NOT NULL
+         AND to_regprocedure('playhead.require_alone(uuid,text)') IS NOT NULL AS prepared,
        ARRAY(SELECT slot_name::text FROM pg_replication_slots
-              WHERE database = current_database() AND plugin = 'pgoutput') AS slots
+              WHERE database = current_database() AND plugin = 'pgoutput') AS slots,
+       (SELECT s.system_identifier || '/' || d.oid FROM pg_control_system() s, pg_database d
+         WHERE d.datname = current_database()) AS place
 """
 
 # Of this role, so that they may be ended.
@@ -102,7 +112,9 @@ ON CONFLICT (tenant) DO UPDATE SET token = excluded.token WHERE p.token <= exclu
 RETURNING session, run, ms, sequence, tables, excluded, sources
 """
 
-LEFTOVERS = "SELECT tenant::text, session FROM playhead.progress WHERE session <> ''"
+LEFTOVERS = """
+SELECT tenant::text, session FROM playhead.progress WHERE session <> '' ORDER BY tenant
+"""
 
 CLAIM = """
 PREPARE ph_advance(bigint, bigint) AS SELECT playhead.advance('{tenant}', {token}, $1, $2);

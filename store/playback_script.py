@@ -8,17 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
-
 from store.errors import TargetError
 from store.event import Position
 from store.fold import Change
+from store.json_members import members, object_of
 from store.playback_tables import Identity, TargetTable, find_tables
 
 # A transaction that is larger is sent in parts, so that none has to fit into memory.
 PART_BYTES = 1 << 20
-
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ class Script:
         if self._scope.takes(change):
             rows = self._rows.get(change.table)
             if rows is None:
-                rows = self._rows[change.table] = _Rows(self._table(change.table))
+                rows = self._rows[change.table] = _Rows(self._tenant, self._table(change.table))
             rows.add(change)
             self._size += len(change.after or b"") + len(change.key or b"")
             self._changes += 1
@@ -168,7 +165,8 @@ class Script:
 class _Rows:
     """What a transaction leaves behind in one table."""
 
-    def __init__(self, table: TargetTable) -> None:
+    def __init__(self, tenant: bytes, table: TargetTable) -> None:
+        self._tenant = tenant
         self._table = table
         self._cleared = False
         # By key, in the order they were touched; those that were not there before are fresh.
@@ -227,6 +225,10 @@ class _Rows:
         """SQL, types of its parameters and their values, in order: what was goes first."""
         found: list[tuple[str, str, list[bytes]]] = []
         if self._cleared:
+            # Of the rows that are there nobody knows whose they are.
+            alone = [self._tenant, self._table.name.encode()]
+            found.append((self._table.close, "", []))
+            found.append(("SELECT playhead.require_alone($1, $2)", "uuid,text", alone))
             found.append((self._table.clear, "", []))
         gone = [key for key in self._rows if key not in self._fresh and not self._cleared]
         for columns, keys in by_columns(gone).items():
@@ -254,13 +256,13 @@ class _Rows:
 def columns_of(row: bytes) -> tuple[str, ...]:
     """The names of the members of an object. Raises TargetError when it is none."""
     try:
-        return tuple(_members(row))
-    except msgspec.MsgspecError as error:
+        return tuple(members(row))
+    except ValueError as error:
         raise TargetError(f"the log has a row that is no JSON object: {row[:80]!r}") from error
 
 
 def _merge(row: bytes, changes: bytes) -> bytes:
-    return msgspec.json.encode(_members(row) | _members(changes))
+    return object_of(members(row) | members(changes))
 
 
 def by_columns(rows: list[bytes]) -> dict[tuple[str, ...], list[bytes]]:

@@ -11,17 +11,23 @@ from store.errors import TargetError
 from store.pgtypes import Column, Kind, quote_identifier, quote_literal, select_list
 
 _DATABASE = "the playback database"
+_JSON_OIDS = {114, 3802}  # json, jsonb
 
 
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """`type_name` is SQL; a generated column takes no value."""
+    """`type_name` is SQL; a generated column takes no value, a required one no NULL."""
 
     name: str
     type_oid: int
     type_name: str
     kind: Kind
     generated: bool
+    required: bool
+
+    @property
+    def holds_json(self) -> bool:
+        return self.type_oid in _JSON_OIDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,11 @@ class TargetTable:
         return f"TRUNCATE {self.sql_name}" if self.truncatable else f"DELETE FROM {self.sql_name}"
 
     @property
+    def close(self) -> str:
+        """Until the end of the transaction nobody else writes to it."""
+        return f"LOCK TABLE {self.sql_name} IN ACCESS EXCLUSIVE MODE"
+
+    @property
     def clear_first(self) -> str:
         """What was there before any session of any other tenant (all but `$1`) used it."""
         return (
@@ -91,7 +102,8 @@ class TargetTable:
         names = ", ".join(map(quote_identifier, taken))
         return (
             f"INSERT INTO {self.sql_name} ({names}) OVERRIDING SYSTEM VALUE "
-            f"SELECT {names} FROM json_to_recordset($1) AS r({self._typed(taken)})"
+            f"SELECT {', '.join(map(self._value, taken))} "
+            f"FROM json_to_recordset($1) AS r({self._typed(taken)})"
         )
 
     def delete(self, identity: Identity) -> str:
@@ -105,9 +117,7 @@ class TargetTable:
         """One row, found by `$2`, its key; columns that are not among these stay as they are."""
         self.require(columns)
         taken = [name for name in columns if not self.columns[name].generated]
-        changes = ", ".join(
-            f"{quote_identifier(name)} = r.{quote_identifier(name)}" for name in taken
-        )
+        changes = ", ".join(f"{quote_identifier(name)} = {self._value(name)}" for name in taken)
         return (
             f"UPDATE {self.sql_name} AS t SET {changes} "
             f"FROM json_to_recordset($1) AS r({self._typed(taken)}), "
@@ -125,6 +135,11 @@ class TargetTable:
             f"FROM {self.sql_name} AS t WHERE (SELECT to_json(r)::text FROM (SELECT {listed}) r) "
             "= $1 LIMIT $2)"
         )
+
+    def _value(self, name: str) -> str:
+        column, value = self.columns[name], f"r.{quote_identifier(name)}"
+        # A row as JSON does not tell a JSON null from NULL: where there can be no NULL, it was one.
+        return f"coalesce({value}, 'null')" if column.required and column.holds_json else value
 
     def _typed(self, columns: Collection[str]) -> str:
         found = [self.columns[name] for name in columns]

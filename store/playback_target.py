@@ -111,8 +111,7 @@ class Target:
         shared = await self._shared(there)
         for name in there:
             if name not in shared:
-                lock = f"LOCK TABLE {self._tables[name].sql_name} IN ACCESS EXCLUSIVE MODE"
-                await self._connection.execute(lock)
+                await self._connection.execute(self._tables[name].close)
         # Asked again: nobody can write to the others from here on.
         shared = await self._shared(there)
         for name in there:

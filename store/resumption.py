@@ -16,6 +16,9 @@ from store.pgsource import Identity, Moment, PgSource, Slot, SourceSettings
 
 logger = structlog.get_logger(__name__)
 
+# Why a source that was never captured needs a snapshot.
+FIRST = "capture begins"
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -73,9 +76,10 @@ class Resumption:
         identity, slot = await self._source.identity(), await self._source.slot()
         tenants = await self._record.tenants()
         if progress is None:
-            nothing = Progress("", 0, "", -1, 0, 0)
-            return await self._begin(nothing, identity, slot, tenants, "capture begins")
-        loss = find_loss(self._settings, progress, identity, slot, await self._source.moment())
+            nothing = Progress("", 0, "", 0, 0, 0)
+            return await self._begin(nothing, identity, slot, tenants, FIRST)
+        now = await self._source.moment()
+        loss = find_loss(self._settings, progress, identity, slot, now)
         if loss is not None:
             told = (
                 f"source '{self._settings.name}': {loss}; changes since "
@@ -86,8 +90,13 @@ class Resumption:
                     f"{told}; set on_lost_slot to resume for this source to go on with a gap"
                 )
             logger.error("capture_lost_changes", source=self._settings.name, loss=loss)
+            # Places come anew. Elsewhere a new slot may have changes that are in the log.
+            other = identity.system_id != progress.system_id
+            anew = other or now.insert_lsn < progress.confirmed_lsn
             for tenant in sorted(tenants):
-                await self._add_break(tenant, progress.through_ms, other=True)
+                await self._add_break(tenant, progress.through_ms, anew=anew)
+            if anew:
+                progress = replace(progress, generation=progress.generation + 1)
             return await self._begin(progress, identity, slot, tenants, told)
         gap = None
         for tenant in await self._find_forgotten(slot):
@@ -99,7 +108,7 @@ class Resumption:
             gap = f"the source went over to timeline {identity.timeline}"
             logger.warning("capture_timeline", source=self._settings.name, gap=gap)
             for tenant in sorted(tenants):
-                await self._add_break(tenant, progress.through_ms, other=True)
+                await self._add_break(tenant, progress.through_ms, anew=True)
         return Start(replace(progress, timeline=identity.timeline), tenants, gap)
 
     async def _begin(
@@ -120,11 +129,11 @@ class Resumption:
             system_id=identity.system_id,
             timeline=identity.timeline,
             slot=self._settings.slot,
-            generation=before.generation + 1,
+            generation=before.generation,
             confirmed_lsn=slot.confirmed_lsn,
             through_ms=before.through_ms,
         )
-        await self._record.announce()
+        await self._record.announce(f"{identity.system_id}/{identity.database}")
         # Its places may be other ones, and its tables.
         await self._record.save_shapes({})
         await self._record.save(progress)
@@ -145,9 +154,9 @@ class Resumption:
                 forgotten.append(tenant)
         return forgotten
 
-    async def _add_break(self, tenant: str, through_ms: int, *, other: bool = False) -> None:
-        """With `other`, what the source was is perhaps not what it is now."""
+    async def _add_break(self, tenant: str, through_ms: int, *, anew: bool = False) -> None:
+        """With `anew`, its transactions of before and of now are not to be compared."""
         head = await self._log.head(StreamKey(tenant, CHANGE))
-        if other:
+        if anew:
             await self._record.tell_beginning(tenant, head)
         await self._record.add_break(tenant, head, through_ms)

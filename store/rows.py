@@ -62,13 +62,17 @@ class Owned(NamedTuple):
 
 
 class TableCodec:
-    """The rows of one table. `key`: of its columns, in their order; () where rows have none."""
+    """The rows of one table. `key`: of its columns, in their order; () where rows have none.
+
+    `whole`: old rows have all columns, as with REPLICA IDENTITY FULL.
+    """
 
     def __init__(
         self,
         relation: Relation,
         kinds: Mapping[int, Kind],
         key: Sequence[str],
+        whole: bool,
         tenant_column: str | None,
     ) -> None:
         self.oid = relation.oid
@@ -81,6 +85,7 @@ class TableCodec:
         )
         places = {name: place for place, name in enumerate(self.columns)}
         self.key = tuple(key)
+        self.whole = whole
         self._key_places = tuple(places[name] for name in self.key)
         self._tenant_place = None if tenant_column is None else places.get(tenant_column)
         self._names = tuple(string(name.encode()) for name in self.columns)
@@ -91,7 +96,7 @@ class TableCodec:
             for column in self.typed_columns
         )
         # Whether an update may come without a value that is stored apart.
-        self.partial = relation.identity != "f" and any(
+        self.partial = not whole and any(
             column.type_oid not in _FIXED for column in self.typed_columns
         )
 

@@ -16,7 +16,13 @@ import structlog
 from msgspec.structs import replace
 
 from store.alignment import align
-from store.captured import changes, count_breaks, read_reached, read_tenants
+from store.captured import (
+    add_tenants,
+    changes,
+    count_breaks,
+    read_reached,
+    read_tenants,
+)
 from store.configuration import Configuration
 from store.connection import Connection
 from store.errors import SnapshotFailed
@@ -120,6 +126,8 @@ class SnapshotTaker:
                 await run.part(tenant)
             async with session.moment() as (moment, tables):
                 await self._read(session, tables, run, on_progress)
+                # While no table can be truncated yet, which is told to those who are known.
+                await add_tenants(self._connection, self.source, run.parts)
             await self._await_capture(await session.cluster(), await session.write_marker())
             for tenant, part in run.parts.items():
                 taken[tenant] = await self._list(tenant, part, moment, tables)

@@ -19,6 +19,7 @@ _SERVER = """
 SELECT pg_is_in_recovery() AS standby, current_setting('wal_level') AS wal_level,
        current_setting('server_encoding') AS encoding, current_user::text AS role,
        current_database()::text AS database,
+       (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS super,
        (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)
        OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication'
                      AND pg_has_role(oid, 'member')) AS replication,
@@ -33,7 +34,9 @@ SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS everything
 # What could be published: own tables that last. A partition is published as its table.
 _CANDIDATES = """
 SELECT n.nspname AS schema, c.relname AS name, c.relreplident::text AS identity,
-       has_table_privilege(c.oid, 'SELECT') AS readable,
+       c.relkind = 'p' AS parted,
+       pg_has_role(c.relowner, 'USAGE') AS owned,
+       has_table_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS secured,
        EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
                   AND i.indisprimary) AS keyed
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -79,7 +82,7 @@ async def prepare(source: PgSource, *, create: bool) -> Setup:
     problems += _about_tables(settings, found, candidates)
     problems += await _about_slot(source, server["database"])
     if settings.tenant_column is not None:
-        problems += _about_tenants(settings.tenant_column, found)
+        problems += _about_tenants(settings.tenant_column, found, candidates)
     if problems:
         raise SourceRefused(problems)
     return Setup(found, tuple(_warnings(settings, found, candidates, server["role"])))
@@ -112,7 +115,10 @@ def _about_making(settings: SourceSettings, server: Any, candidates: dict[str, A
         _without_identity(name) for name in settings.tables or candidates
         if name in candidates and not _identified(candidates[name])
     ]  # fmt: skip
-    if not problems and not server["may_create"]:
+    owned = all(candidates[name]["owned"] for name in settings.tables if name in candidates)
+    # One for all tables is for superusers alone.
+    may_make = server["may_create"] and (owned if settings.tables else server["super"])
+    if not problems and not may_make:
         problems.append(
             f"publication '{settings.publication}' does not exist, and role "
             f"{quote_identifier(server['role'])} may not make it: {_creation(settings, candidates)}"
@@ -160,6 +166,15 @@ def _about_tables(
                 f"publication '{settings.publication}' does not publish {name}: "
                 f"ALTER PUBLICATION {publication} ADD TABLE {name}"
             )
+    for table in found:
+        candidate = candidates.get(table.name)
+        keyed = table.identity == "i" or (candidate is not None and candidate["keyed"])
+        if table.identity in "di" and keyed and not table.key:
+            problems.append(
+                f"the key of {table.name} has a column that is not published, as generated ones are "
+                f"not, and so a delete does not tell its row: ALTER TABLE {table.name} REPLICA "
+                "IDENTITY FULL"
+            )
     unasked = sorted(published - set(settings.tables)) if settings.tables else []
     return problems + [
         f"publication '{settings.publication}' also publishes {name}: add it to the source's "
@@ -189,13 +204,18 @@ async def _about_slot(source: PgSource, database: str) -> list[str]:
     return []
 
 
-def _about_tenants(column: str, found: Sequence[Table]) -> Iterable[str]:
+def _about_tenants(
+    column: str, found: Sequence[Table], candidates: dict[str, Any]
+) -> Iterable[str]:
     for table in found:
         named = any(each.name == column for each in table.columns)
         if named and column not in table.identity_columns:
+            candidate = candidates.get(table.name)
+            parts = candidate is not None and candidate["parted"]
             yield (
                 f"a delete in {table.name} does not tell its {column}, and so not its tenant: "
                 f"ALTER TABLE {table.name} REPLICA IDENTITY FULL"
+                f"{', and the same for each of its partitions' if parts else ''}"
             )
 
 
@@ -212,6 +232,11 @@ def _warnings(
             yield (
                 f"snapshots cannot read {table.name}: GRANT SELECT ON {table.name} TO "
                 f"{quote_identifier(role)}"
+            )
+        if candidate is not None and candidate["secured"]:
+            yield (
+                f"snapshots cannot read {table.name}, whose policies would hide rows: "
+                f"ALTER ROLE {quote_identifier(role)} BYPASSRLS"
             )
         if settings.tenant_column is not None and not any(
             each.name == settings.tenant_column for each in table.columns

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from store.captured import Captured, changes, read_captured
 from store.connection import Connection
-from store.errors import CorruptFile, OutOfRange, StoreUnavailable
+from store.errors import Behind, CorruptFile, OutOfRange, StoreUnavailable
 from store.event import ORIGIN, GapReason, Head, Position, rfc3339
 from store.fold import Base, Fold, TableFold
 from store.log import EventLog
@@ -171,6 +171,10 @@ class States:
         fold = Fold(plan.bases, tables, anything=plan.anything)
         await self._read(asked, plan.start(asked.head), fold)
         return State(tenant, at_ms, found=plan.found, fold=fold, wanted=tables, reader=self._reader)
+
+    async def behind(self, tenant: str, at_ms: int) -> Behind | None:
+        """Why changes of this time or before may still come to the log; None when all have."""
+        return (await read_captured(self._connection, tenant)).behind(at_ms)
 
     async def check(self, tenant: str, at_ms: int) -> None:
         """Raises OutOfRange when there will be no state of that time."""

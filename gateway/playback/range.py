@@ -1,6 +1,8 @@
 """Which stretch of the past a session may play: what was asked for, checked against what is kept."""
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.schema.catalog import Catalog
@@ -14,6 +16,10 @@ from store.state import States
 
 # An end a little ahead is a clock that runs fast, and is cut to now (playback contract, init).
 _FUTURE_MS = 60_000
+# Capture that is so close behind, about its rounds, is waited for.
+_LAG_MS = 5000
+_LAG_PATIENCE_SEC = 1.0
+_LAG_POLL_SEC = 0.05
 
 
 class RangeError(ValueError):
@@ -65,8 +71,14 @@ class Ranges:
                 f"{name} must be an RFC 3339 time. Got: '{text[:100]}'. Error: {fault.predicate}"
             ) from None
 
-    async def resolve(self, tenant: str, wanted: Wanted, now_ms: int) -> Range:
-        """Raises RangeError and StoreUnavailable."""
+    async def resolve(
+        self,
+        tenant: str,
+        wanted: Wanted,
+        now_ms: int,
+        require_read: Callable[[Sequence[str]], None],
+    ) -> Range:
+        """Raises RangeError and StoreUnavailable, and what `require_read` raises for the event types."""
         start = self.read_time("replay_requested_timestamp", wanted.start)
         if wanted.end is None:
             end = start + self._default_ms
@@ -88,7 +100,10 @@ class Ranges:
                 f"got: {(end - start) // 1000}"
             )
         event_types = await self._event_types(tenant, wanted.event_types)
+        require_read(event_types)  # before anything is told of what is kept of them
         failure = await self._check_kept(tenant, event_types, start)
+        if CHANGE in event_types:
+            await self._await_capture(tenant, end)
         return Range(start, end, event_types, failure)
 
     async def _event_types(self, tenant: str, wanted: Sequence[str] | None) -> list[str]:
@@ -124,6 +139,14 @@ class Ranges:
                 f"the earliest valid time is {rfc3339(earliest)}"
             )
         return failure
+
+    async def _await_capture(self, tenant: str, end_ms: int) -> None:
+        """The changes of a range that ends now are in the log a moment later: else it lacked them."""
+        deadline = time.monotonic() + _LAG_PATIENCE_SEC
+        while (behind := await self._states.behind(tenant, end_ms)) is not None:
+            if end_ms - behind.through_ms > _LAG_MS or time.monotonic() > deadline:
+                return
+            await asyncio.sleep(_LAG_POLL_SEC)
 
     async def _check_state(self, tenant: str, start_ms: int) -> str:
         """'' when the rows of just before the start can be had, or why not."""

@@ -142,6 +142,10 @@ class Stage:
             await self._roll(session, max(session.clock.through_ms, reached_ms))
 
     async def _roll(self, session: Session, through_ms: int) -> None:
+        # What capture brings later would be missing for as long as the session stands there.
+        behind = await self._states.behind(self._tenant, through_ms)
+        if behind is not None:
+            raise behind
         target = await self._hold()
         script = target.script()
         ahead = self._read_from(target, through_ms)

@@ -133,6 +133,11 @@ class Work:
                 # Who cannot reach the server cannot know that nobody else has the lease by now.
                 if time.monotonic() > self._held_until:
                     self._lose()
+            except Exception:
+                # A defect: nobody would keep the lease, or hear of a verb, any more.
+                logger.exception("playback_look_failed", tenant=self._tenant)
+                self._on_defect()
+                self._lose()
             else:
                 self._held_until = asked + self._limits.lease_sec
                 if found is not known:

@@ -206,6 +206,7 @@ class Writer:
 
     async def _clean_up(self) -> None:
         """Remove the rows of sessions that are no more: their lock was freed before they could be."""
+        failed: list[StoreError] = []
         for tenant in await self._database.leftovers():
             lease = await self._sessions.take_nothing(tenant, self._gateway)
             if lease is None:
@@ -213,10 +214,15 @@ class Writer:
             stage = self._make_stage(tenant, int(lease.token))
             try:
                 await stage.clean()
+            except StoreError as error:
+                failed.append(error)  # those of others can be removed all the same
+            else:
+                logger.info("playback_leftovers_removed", tenant=tenant)
             finally:
                 await stage.leave()
                 await self._sessions.release_work(tenant, lease)
-            logger.info("playback_leftovers_removed", tenant=tenant)
+        if failed:
+            raise failed[0]
 
     async def close(self) -> None:
         """Leave what is under way to the other gateways."""

@@ -122,10 +122,14 @@ class SessionRoutes:
             body.replay_requested_timestamp, body.replay_end_timestamp, body.event_types
         )
         try:
-            found = await self.ranges.resolve(tenant, wanted, int(self.server_time.now_ms()))
+            found = await self.ranges.resolve(
+                tenant,
+                wanted,
+                int(self.server_time.now_ms()),
+                partial(self._require_read, user),
+            )
         except RangeError as error:
             raise _invalid(str(error)) from error
-        self._require_read(user, found.event_types)
         outcome = await self.sessions.init(
             tenant,
             body.session_id or str(uuid4()),

@@ -48,6 +48,7 @@ from store.session import Lease
 logger = structlog.get_logger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LOCK_LOST = "The lock of the tenant could not be kept for this replay; ask again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class Streaming:
             if lease is None or self.locks is None:
                 yield
                 return
-            with self.locks.hold(*lease, on_lost=stream.abort):
+            with self.locks.hold(*lease, on_lost=lambda: stream.fail(_LOCK_LOST)):
                 yield
 
     async def _parse(self, http: HttpRequest, operation: Operation) -> Request:

@@ -53,7 +53,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
     ("store.cluster", "store.pool"),
-    ("store.visibility", "store.cron", "store.playback_schema"),
+    ("store.visibility", "store.cron", "store.playback_schema", "store.json_members"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.

@@ -6,11 +6,13 @@ from uuid import uuid4
 import pytest
 
 from store.connection import Connection
-from store.event import Retention, StreamKey
+from store.event import Draft, Retention, StreamKey
 from store.log import EventLog
 from tests.conftest import Start
+from tests.contract.users import PROXY, bearer
 from tests.playback.conftest import House
 from tests.playback.controls import END, NOBODY, PAST, START, Controls, done, moment, refused
+from tests.playback.recording import ENVELOPE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -143,6 +145,23 @@ async def test_a_start_before_what_retention_left_names_the_earliest_valid_time(
     assert moment(20.001) in found["message"], "the earliest time that is valid for all of them"
     found = refused(await controls.init(moment(4), event_types=["other"]), 400, INVALID)
     assert moment(5.001) in found["message"]
+
+
+async def test_what_is_kept_is_told_to_nobody_who_may_not_read_it(
+    start_gateway: Start, tenant: str, log: EventLog
+) -> None:
+    """Who had no right to an event type was told the earliest time of its events, with a 400."""
+    auth = {"required": True, "read_roles": {"lab": ["spy"]}}
+    stream = StreamKey(tenant, "secret")
+    drafts = [Draft(b"secret", b'{"data":1,"id":"secret@', ms) for ms in (1000, 2000, 3000)]
+    await log.append(stream, ENVELOPE, drafts)
+    await log.trim(stream, Retention(max_count=1))
+    schema = {"secret": {"identifier": {}, "auth": auth}}
+    async with start_gateway(auth=PROXY, notification_schema=schema) as running:
+        controls = Controls(running.client, tenant)
+        for role, status, code in (("reader", 403, "FORBIDDEN"), ("spy", 400, INVALID)):
+            controls.headers |= bearer(role)
+            refused(await controls.init("1970-01-01T00:00:00Z", None), status, code)
 
 
 async def test_a_log_of_which_nothing_is_left_is_valid_behind_its_last_event(

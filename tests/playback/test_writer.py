@@ -22,6 +22,7 @@ from tests.conftest import RunningGateway, Start
 from tests.event_stream import OpenStream, get, open_stream
 from tests.playback.controls import Controls, done, refused
 from tests.playback.recording import (
+    PORT,
     VISIT,
     Recording,
     Rows,
@@ -201,6 +202,30 @@ async def test_at_the_end_of_its_range_the_tables_hold_everything(scene: Scene) 
     assert await scene.rows() == scene.expected(current)
     metrics = (await scene.gateway.client.get("/metrics")).text
     assert f"playhead_playback_changes_applied_total {len(scene.recording.history)}.0" in metrics
+
+
+async def test_a_session_does_not_stop_before_capture_has_come_to_where_it_stands(
+    scene: Scene, connection: Connection, log: EventLog, tenant: str
+) -> None:
+    """It ended at a time that capture had yet to come to: the tables lacked the last changes."""
+    session = await scene.begin()
+    through = meta_key(StreamKey(tenant, "change")), f"through:{scene.recording.source}"
+    await connection.execute("HSET", *through, scene.recording.now_ms)
+    done(await scene.controls.start(session["id"], 100))
+    async with asyncio.timeout(30):
+        while (await scene.controls.current())["status"] != "MSG_STOP_IN_PROGRESS":
+            await asyncio.sleep(0.01)
+    late = Recording(random.Random(1), scene.recording.now_ms + 500)
+    late.commit([late.insert(PORT, late.fresh(PORT))])
+    await late.publish(log, tenant)
+    await connection.execute("HSET", *through, scene.recording.now_ms + 1000)
+    async with asyncio.timeout(30):
+        while (session := await scene.controls.current())["status"] != "MSG_STOP_OK":
+            assert session["error"] is None
+            await asyncio.sleep(0.01)
+    expected = scene.expected(session)
+    expected[PORT] = sorted(expected[PORT] + late.at(late.now_ms)[PORT])
+    assert await scene.rows() == expected
 
 
 @pytest.mark.parametrize("verb", ["end", "reset"])

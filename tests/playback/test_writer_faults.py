@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -52,6 +52,13 @@ class Theatre:
         connection = await connect(self.dsn)
         try:
             return await read_rows(connection)
+        finally:
+            await connection.close()
+
+    async def execute(self, statement: str) -> None:
+        connection = await connect(self.dsn)
+        try:
+            await connection.execute(statement)
         finally:
             await connection.close()
 
@@ -271,6 +278,11 @@ async def test_a_database_that_stays_away_is_a_ko_and_what_was_left_there_is_rem
     async with open_theatre(tmp_path, 7, mortal.dsn, **limits) as theatre:
         controls = theatre.controls[0]
         session = await controls.begin(theatre.at(0.9), theatre.end)
+        # What nobody can clean up must not keep what others left: it came first, and ended the round.
+        await theatre.execute(
+            "INSERT INTO playhead.progress (tenant, token, session) "
+            f"VALUES ('{UUID(int=0)}', 1::bigint << 60, 'x')"
+        )
         done(await controls.start(session["id"]))
         await asyncio.to_thread(mortal.kill)
         async with asyncio.timeout(30):

@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from collections.abc import Collection
 from typing import Any
 
 from store.event import Position
@@ -17,8 +18,13 @@ from tests.playback.recording import Recording
 BEGIN_MS = int(time.time() * 1000) - 3_600_000
 
 
-def open_database(dsn: str, *, slots: CaptureSlots | None = None) -> PlaybackDatabase:
-    return PlaybackDatabase(dsn, slots=slots or CaptureSlots(), lease_sec=30)
+def open_database(
+    dsn: str, *, slots: CaptureSlots | None = None, places: Collection[str] = ()
+) -> PlaybackDatabase:
+    async def captured() -> Collection[str]:
+        return places
+
+    return PlaybackDatabase(dsn, slots=slots or CaptureSlots(), captured=captured, lease_sec=30)
 
 
 class Player:

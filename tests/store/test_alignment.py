@@ -12,7 +12,7 @@ from store.event import ORIGIN, Draft, Position, Retention
 from store.log import EventLog
 from store.snapshot_source import Moment
 from store.visibility import format_lsn
-from tests.store.recording import ENVELOPE, SOURCE, Recording, inserted
+from tests.store.recording import ENVELOPE, SOURCE, Recording, Row, inserted, key_of
 
 T0 = 1_700_000_000_000
 CAR = "public.car"
@@ -165,6 +165,17 @@ async def test_other_sources_and_what_was_published_say_nothing(tape: Tape) -> N
     await tape.commit(T0 + 9, 90, source="other")
     await tape.commit(T0 + 9, 103)
     assert await tape.find("103:103:", lsn + 1) == (T0, 4)
+
+
+@pytest.mark.parametrize("odd", ['"\\ud800"', "[" * 3000 + "]" * 3000])
+async def test_a_change_with_a_value_that_only_postgresql_reads_counts(
+    tape: Tape, odd: str
+) -> None:
+    """Symptom: it was taken for something that was published, and then missing."""
+    lsn = await tape.commit(T0 - 9, 100)
+    row = Row(CAR, "c", key_of(1), after=f'{{"id":1,"text":{odd}}}')
+    await tape.recording.commit(T0 - 8, row, xid=103)
+    assert await tape.find("103:105:103", lsn + 0x200) == (T0, 1)
 
 
 async def test_what_the_source_wrote_before_it_was_another_one_is_not_looked_at(

@@ -9,6 +9,7 @@ import pytest
 
 from store.capture_record import parse_lsn
 from store.connection import Connection, log_key
+from store.pgsource import PIECE_BYTES
 from tests.captures import CaptureProcess, Site, eventually
 
 MIB = 1 << 20
@@ -62,6 +63,17 @@ async def test_a_transaction_of_a_million_rows_takes_no_more_memory(
     memory = await capture_one_transaction(site, tmp_path, 1_000_000)
     print(f"{memory / MIB:.0f} MiB for a transaction of a million rows")
     assert memory < 160 * MIB
+
+
+async def test_messages_of_any_size_are_read_in_pieces(site: Site) -> None:
+    """A page of a thousand rows of 1 MB took a gigabyte; one message of a piece's length ends it."""
+    await site.run("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    sizes = [*range(PIECE_BYTES - 40, PIECE_BYTES + 2), 3 * PIECE_BYTES, 10, 12 * MIB]
+    async with site.capturing():
+        await site.run(
+            f"INSERT INTO t SELECT n, repeat('x', s) FROM unnest(ARRAY{sizes}) WITH ORDINALITY u(s, n)"
+        )
+        assert [len(each["after"]["v"]) for each in await site.changes()] == sizes
 
 
 async def held(site: Site) -> int:

@@ -5,7 +5,10 @@ from uuid import uuid4
 
 import pytest
 
+from store.capture_rounds import find_other_rows
+from store.captured import add_tenants
 from store.connection import Connection, log_key
+from store.json_members import members
 from tests.captures import Json, Site, eventually
 
 # More than PostgreSQL keeps in a row, and not to be made smaller.
@@ -64,6 +67,25 @@ async def test_after_a_restart_it_is_found_in_the_log(site: Site) -> None:
     assert len(changes) == 27
     assert [each["after"]["body"][6400:] for each in changes] == [*"123456789"] * 3
     assert not any("unchanged" in each for each in changes)
+
+
+@pytest.mark.parametrize("odd", ['"\\ud800"', "[" * 3000 + "]" * 3000])
+async def test_a_last_known_row_may_have_a_value_that_only_postgresql_reads(
+    site: Site, odd: str
+) -> None:
+    """Capture stopped for good at half a surrogate pair in a `json` column beside a large value."""
+    await site.run(DOCUMENTS, "ALTER TABLE doc ADD COLUMN odd json")
+    async with site.capturing():
+        await site.run(f"INSERT INTO doc VALUES (1, 0, {large(1)}, NULL, '{odd}')")
+        await site.caught_up()
+    await site.run("UPDATE doc SET n = 1", "UPDATE doc SET n = 2")
+    async with site.capturing():
+        await site.caught_up()
+    entries = await site.connection.execute("XRANGE", log_key(site.stream), "-", "+")
+    rows = [members(members(members(event)["data"])["payload"]) for _, (_, event) in entries]
+    found = [members(row["after"]) for row in rows]
+    assert [each["n"] for each in found] == [b"0", b"1", b"2"]
+    assert {(len(each["body"]), each["odd"]) for each in found} == {(6402, odd.encode())}
 
 
 async def test_a_row_that_was_never_captured_is_asked_for_at_the_source(site: Site) -> None:
@@ -215,6 +237,17 @@ async def test_a_truncate_is_told_to_every_tenant_there_was(by_column: Site) -> 
         assert [each["last"] for each in await site.changes_now(tenant)][-2:] == [False, True]
 
 
+async def test_a_truncate_is_told_to_a_tenant_that_only_a_snapshot_knows(by_column: Site) -> None:
+    """Whose rows were there before capture began kept them in every state after a truncate."""
+    site, theirs = by_column, str(uuid4())
+    await site.run(TENANTS)
+    async with site.capturing():
+        await add_tenants(site.connection, site.settings.name, [theirs])
+        await site.run("TRUNCATE t")
+        await site.caught_up()
+    assert await site.topics(theirs) == ["change.public%2Et.t.%2A"]
+
+
 # -- tables that change
 
 
@@ -259,6 +292,23 @@ async def test_columns_come_go_and_change_names_in_mid_stream(site: Site) -> Non
     assert len(await site.breaks()) == 2
 
 
+async def test_a_large_value_of_another_type_is_not_the_last_known_one(site: Site) -> None:
+    """A table written anew by ALTER TABLE has other values, and no change tells of them."""
+    await site.run("CREATE TABLE t (id int PRIMARY KEY, n int, body json)")
+    async with site.capturing():
+        await site.run(
+            f"INSERT INTO t VALUES (1, 0, json_build_object('old', {large(1)}))",
+            "ALTER TABLE t ALTER body TYPE jsonb USING jsonb_build_object('new', body->'old')",
+            "UPDATE t SET n = 1",
+        )
+        await site.caught_up()
+        await site.run("UPDATE t SET n = 2")
+        changes = await site.changes()
+    # The first one is left out where the source had another row by the time it was asked.
+    assert "old" not in changes[1]["after"].get("body", {})
+    assert list(changes[2]["after"].get("body", {"new": 1})) == ["new"]
+
+
 async def test_another_key_is_a_break_for_states(site: Site) -> None:
     await site.run("CREATE TABLE t (id int PRIMARY KEY, a int UNIQUE NOT NULL)")
     async with site.capturing():
@@ -293,6 +343,46 @@ async def test_a_table_that_is_published_later_is_captured_from_then_on(site: Si
         await eventually(told, "the rows that table has already are asked for")
 
 
+async def test_a_table_that_was_published_while_nobody_captured_asks_for_a_snapshot(
+    site: Site,
+) -> None:
+    """Its rows of before were in no state until the next snapshot on schedule."""
+    await site.run(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY); "
+        "CREATE PUBLICATION playhead FOR TABLE t"
+    )
+
+    async def looked() -> bool:
+        return await site.record.published() is not None
+
+    async with site.capturing():
+        await eventually(looked, "the tables are known")
+    await site.run("ALTER PUBLICATION playhead ADD TABLE u")
+
+    async def told() -> bool:
+        return site.gaps == ["capture begins", "other tables are published"]
+
+    async with site.capturing():
+        await eventually(told, "the rows of the other table are asked for")
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        ({"t": [1, 2, 3]}, None),
+        ({"t": [1, 2], "u": [4]}, "other tables are published"),
+        ({}, "other tables are published"),
+        ({"t": [1]}, "t was made anew, or a partition of it dropped"),
+        ({"t": [7]}, "t was made anew, or a partition of it dropped"),
+    ],
+)
+def test_rows_that_come_or_go_without_a_change_are_seen(
+    now: dict[str, list[int]], reason: str | None
+) -> None:
+    """A dropped partition took its rows along, and states kept them."""
+    assert find_other_rows({"t": [1, 2]}, now) == reason
+
+
 async def test_partitions_are_captured_as_their_table(site: Site) -> None:
     await site.run(
         "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id); "
@@ -303,6 +393,40 @@ async def test_partitions_are_captured_as_their_table(site: Site) -> None:
         await site.run("INSERT INTO t VALUES (1), (11)", "UPDATE t SET id = 12 WHERE id = 1")
         await site.caught_up()
     assert {topic.split(".")[1] for topic in await site.topics()} == {"public%2Et"}
+
+
+async def test_an_old_row_of_a_partition_is_no_more_than_the_partition_tells(site: Site) -> None:
+    """Only the table had FULL: of a deleted row all but the key came as null, the tenant too."""
+    site.settings = site.with_options(tenant_column="tenant_id")
+    await site.run(
+        "CREATE TABLE t (id int, tenant_id uuid, v text, PRIMARY KEY (id, tenant_id)) "
+        "PARTITION BY RANGE (id); ALTER TABLE t REPLICA IDENTITY FULL; "
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10)"
+    )
+    tenant = str(uuid4())
+    async with site.capturing():
+        await site.run(
+            f"INSERT INTO t VALUES (1, '{tenant}', {large(1)})",
+            "UPDATE t SET id = 2",
+            "DELETE FROM t",
+        )
+        await site.caught_up()
+        await site.run(
+            "ALTER TABLE t1 REPLICA IDENTITY FULL",
+            f"INSERT INTO t VALUES (3, '{tenant}', 'x')",
+            "DELETE FROM t",
+        )
+        await site.caught_up()
+    changes = await site.changes_now(tenant)
+    assert changes[1]["after"]["v"] == changes[0]["after"]["v"]
+    assert [each["before"] for each in changes] == [
+        None,
+        {"id": 1, "tenant_id": tenant},
+        {"id": 2, "tenant_id": tenant},
+        None,
+        {"id": 3, "tenant_id": tenant, "v": "x"},
+    ]
+    assert await site.changes_now() == []
 
 
 async def test_generated_columns_and_row_filters_are_the_publications_affair(site: Site) -> None:

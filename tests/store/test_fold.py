@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -285,6 +285,21 @@ def test_changes_of_a_source_without_a_base_are_passed_over() -> None:
 )
 def test_an_event_that_is_no_captured_change_is_passed_over(event: bytes) -> None:
     assert read_change(event) is None
+
+
+@pytest.mark.parametrize("odd", [b'"\\ud800"', b"[" * 3000 + b"]" * 3000])
+def test_a_change_with_a_value_that_only_postgresql_reads_is_read(odd: bytes) -> None:
+    """One `json` value that a script had cut in two made every later state of its tenant fail."""
+    row = recording.inserted(KEYED, 1, "x")
+    text = recording.payload(row, xid=7, lsn="0/1", index=0, last=True, source=SOURCE)
+    event = b'{"data":{"identifier":{"table":"public.t","op":"c","key":"1"},"payload":%b}}' % (
+        text.encode()
+    )
+    sound = read_change(event)
+    assert sound is not None
+    assert sound.after is not None
+    after = sound.after[:-1] + b',"odd":%b}' % odd
+    assert read_change(event.replace(sound.after, after)) == replace(sound, after=after)
 
 
 def test_a_captured_change_that_cannot_be_read_is_an_error_and_not_passed_over() -> None:

@@ -7,10 +7,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from store.capture_record import captured_places
+from store.connection import Connection
 from store.embedded_postgres import EmbeddedPostgres
-from store.errors import StoreConfigurationError, TargetUnavailable
+from store.errors import StoreConfigurationError, TargetError, TargetUnavailable
 from store.playback_connection import CaptureSlots
 from store.playback_db import PlaybackDatabase
+from tests.captures import Site
 from tests.store.playback import apply, change, make_item, open_database
 
 
@@ -42,6 +45,25 @@ async def test_a_captured_database_is_refused(
     await inside.execute(f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")
     await open_database(database).check()
     assert slot in await refusal(open_database(database, slots=CaptureSlots({slot})))
+
+
+async def test_a_database_that_was_captured_is_refused_when_its_slot_is_gone_too(
+    database: str, inside: Any, connection: Connection
+) -> None:
+    """Its slot had been dropped: the first init of a session emptied the tables of the source."""
+    site = Site(database, connection)
+    await inside.execute("CREATE TABLE vehicle (id int PRIMARY KEY)")
+    async with site.capturing():
+        await site.run("INSERT INTO vehicle VALUES (1)")
+        await site.caught_up()
+    await inside.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+        "WHERE database = current_database()"
+    )
+    places = await captured_places(connection)
+    assert "is a captured one" in await refusal(open_database(database, places=places))
+    with pytest.raises(TargetError, match="is a captured one"):
+        await open_database(database, places=places).hold(site.tenant, 1)
 
 
 async def test_what_a_role_may_not_do_is_said_with_the_statement_that_allows_it(

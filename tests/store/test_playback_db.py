@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from store.embedded_postgres import EmbeddedPostgres
 from store.errors import TargetError
 from store.event import Position
 from store.fold import Change
@@ -14,7 +15,7 @@ from store.log import EventLog
 from store.playback_script import PART_BYTES
 from store.playback_target import Progress
 from store.state import States
-from tests.playback.recording import Recording, create_tables, read_rows
+from tests.playback.recording import SHIP, Recording, create_tables, read_rows
 from tests.store.playback import (
     BEGIN_MS,
     Player,
@@ -277,7 +278,47 @@ async def test_of_equal_rows_without_a_key_as_many_go_as_went(
     await target.close()
 
 
+async def test_a_json_null_is_no_null_where_there_can_be_none(
+    database: str, inside: Any, tenant: str
+) -> None:
+    """As JSON both are null: a jsonb column that is NOT NULL could not take its own rows."""
+    await inside.execute(
+        "CREATE TABLE item (id integer PRIMARY KEY, text jsonb NOT NULL, more json)"
+    )
+    target = await open_database(database).hold(tenant, 1)
+    empty = {"id": 1, "text": None, "more": None}
+    await apply(target, change("c", {"id": 1}, empty))
+    assert await items(inside) == [(1, "null", None)]
+    await apply(target, change("u", {"id": 1}, {"id": 1, "text": 5}, unchanged=("more",)))
+    await apply(target, change("u", {"id": 1}, {"id": 1, "text": None}, unchanged=("more",)))
+    assert await items(inside) == [(1, "null", None)]
+    await target.close()
+
+
 # -- what cannot be
+
+
+async def test_rows_that_a_policy_hides_are_not_left_behind_silently(
+    postgres: EmbeddedPostgres, database: str, inside: Any, tenant: str
+) -> None:
+    """The role owned nothing: deletes found no rows, and tables kept what a session had written."""
+    role = f"role_{uuid4().hex}"
+    await make_item(inside)
+    await inside.execute(
+        f"""
+        CREATE ROLE {role} LOGIN;
+        GRANT CREATE ON DATABASE {await inside.fetchval("SELECT current_database()")} TO {role};
+        GRANT SET ON PARAMETER session_replication_role TO {role};
+        GRANT ALL ON item TO {role};
+        ALTER TABLE item ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY new ON item FOR INSERT WITH CHECK (true);
+        """
+    )
+    target = await open_database(database.replace("//postgres@", f"//{role}@")).hold(tenant, 1)
+    with pytest.raises(TargetError, match="row-level security policy"):
+        await apply(target, change("d", {"id": 1}))
+    await target.close()
+    await inside.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
 async def test_a_table_a_column_or_a_key_that_is_missing_is_named(
@@ -303,6 +344,7 @@ async def test_a_table_a_column_or_a_key_that_is_missing_is_named(
 async def test_two_tenants_in_one_table_each_clean_up_their_own_rows(
     database: str, inside: Any, states: States, log: EventLog
 ) -> None:
+    """A truncation that one of them played emptied the tables for the other as well."""
     await create_tables(database)
     tenants = [str(uuid4()), str(uuid4())]
     recordings = []
@@ -317,6 +359,10 @@ async def test_two_tenants_in_one_table_each_clean_up_their_own_rows(
         await players[-1].restore(recording.now_ms)
     one, other = (recording.at(recording.now_ms) for recording in recordings)
     assert await read_rows(inside) == {name: sorted(one[name] + other[name]) for name in one}
+    with pytest.raises(TargetError, match="which holds rows of another tenant"):
+        await apply(players[0].target, change("t", None, table=SHIP))
+    await players[0].target.close()
+    players[0].target = await open_database(database).hold(tenants[0], 2)
     await players[0].restore(BEGIN_MS, run=2)
     begin = recordings[0].at(BEGIN_MS)
     assert await read_rows(inside) == {name: sorted(begin[name] + other[name]) for name in one}

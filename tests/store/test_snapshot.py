@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from store.captured import read_breaks
+from store.captured import read_breaks, read_tenants
 from store.configuration import Configuration
 from store.connection import Connection
 from store.errors import OutOfRange, SnapshotFailed
@@ -406,6 +406,8 @@ async def test_rows_that_name_their_tenant_go_to_each_tenants_snapshot(
     async with studio.capturing():
         taken = await studio.taker.take([], everybody=True)
         assert sorted(taken) == sorted([*others, studio.tenant])
+        # Capture has no change of theirs yet, and has to tell them of a truncate.
+        assert await read_tenants(studio.connection, studio.name) == sorted(taken)
         lower = "lower(tenant_id)"
         for tenant in others:
             state = await studio.state(taken[tenant].at_ms, tenant)

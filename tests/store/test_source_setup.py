@@ -13,6 +13,7 @@ from store.capture import check
 from store.connection import Connection
 from store.embedded_postgres import EmbeddedPostgres
 from store.errors import SourceRefused, SourceUnavailable
+from store.pgsource import PgSource
 from tests.captures import Site
 from tests.servers import drop_database, start_postgres, stop_postgres
 
@@ -61,6 +62,89 @@ async def test_capture_waits_for_what_has_to_be_changed_and_says_so(
         assert told.state == "refused"
         await site.run("ALTER TABLE t REPLICA IDENTITY FULL")
         await site.reach(capture, "capturing")
+
+
+async def test_partitions_that_do_not_tell_the_tenant_are_told(site: Site) -> None:
+    """They do not take over the identity of their table, which alone was looked at."""
+    await site.run(
+        "CREATE TABLE t (id int PRIMARY KEY, tenant_id uuid) PARTITION BY RANGE (id); "
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10); "
+        "ALTER TABLE t REPLICA IDENTITY FULL; CREATE PUBLICATION playhead FOR TABLE t "
+        "WITH (publish_via_partition_root = true)"
+    )
+    [sentence] = await refusal(site, tenant_column="tenant_id")
+    assert sentence == (
+        "a delete in public.t does not tell its tenant_id, and so not its tenant: ALTER TABLE "
+        "public.t REPLICA IDENTITY FULL, and the same for each of its partitions"
+    )
+    await site.run("ALTER TABLE t1 REPLICA IDENTITY FULL")
+    assert await check(replace(site.settings, tenant_column="tenant_id")) == ()
+
+
+async def test_who_may_make_a_publication_is_told(site: Site, role: str) -> None:
+    """The right to create was there, and PostgreSQL's own sentence said nothing of what to run."""
+    name = role.partition("@")[0].rpartition("/")[2]
+    await site.run(
+        f"CREATE TABLE t (id int PRIMARY KEY); ALTER ROLE {name} REPLICATION; DO $$BEGIN "
+        f"EXECUTE format('GRANT CREATE ON DATABASE %I TO {name}', current_database()); END$$"
+    )
+    told = f"publication 'playhead' does not exist, and role \"{name}\" may not make it: CREATE "
+    made = "WITH (publish_via_partition_root = true)"
+    assert await refusal(site, dsn=role) == (f'{told}PUBLICATION "playhead" FOR ALL TABLES {made}',)
+    assert await refusal(site, dsn=role, tables=("public.t",)) == (
+        f'{told}PUBLICATION "playhead" FOR TABLE "public"."t" {made}',
+    )
+    await site.run(f"ALTER TABLE t OWNER TO {name}")
+    settings = replace(site.settings, dsn=role, tables=("public.t",))
+    assert await check(settings) == ("publication 'playhead' does not exist; capture makes it",)
+
+
+async def test_rows_that_a_policy_hides_are_told(site: Site, role: str) -> None:
+    """Snapshots of a role that sees some rows only looked complete."""
+    name = role.partition("@")[0].rpartition("/")[2]
+    await site.run(
+        f"CREATE TABLE t (id int PRIMARY KEY); ALTER ROLE {name} REPLICATION; GRANT SELECT ON t TO "
+        f"{name}; ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE PUBLICATION playhead FOR TABLE t"
+    )
+    assert await check(replace(site.settings, dsn=role)) == (
+        "snapshots cannot read public.t, whose policies would hide rows: "
+        f'ALTER ROLE "{name}" BYPASSRLS',
+    )
+    source = PgSource(replace(site.settings, dsn=role))
+    try:
+        await source.open()
+        with pytest.raises(SourceRefused, match="row-level security"):
+            await source.fetch("SELECT * FROM public.t")
+    finally:
+        source.close()
+
+
+async def test_a_key_that_is_not_published_is_told(site: Site) -> None:
+    """Of a deleted row nothing was captured but nulls."""
+    await site.run(
+        "CREATE TABLE t (id int, twice int GENERATED ALWAYS AS (id * 2) STORED PRIMARY KEY); "
+        "CREATE PUBLICATION playhead FOR TABLE t"
+    )
+    [sentence] = await refusal(site)
+    assert "the key of public.t has a column that is not published" in sentence
+    await site.run("ALTER TABLE t REPLICA IDENTITY FULL")
+    async with site.capturing():
+        await site.run("INSERT INTO t VALUES (1), (2)", "DELETE FROM t WHERE id = 1")
+        assert [each["before"] for each in await site.changes()] == [None, None, {"id": 1}]
+
+
+async def test_the_patience_of_a_database_is_not_that_of_capture(site: Site) -> None:
+    """Where every statement was given 300 ms, a peek that took longer was tried again for ever."""
+    await site.run(
+        "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 50', "
+        "current_database()); END$$"
+    )
+    source = PgSource(site.settings)
+    try:
+        await source.open()
+        assert await source.value("SELECT 1 FROM pg_sleep(0.2)") == 1
+    finally:
+        source.close()
 
 
 async def test_all_slots_taken_is_told(
