@@ -74,7 +74,11 @@ class Objects:
         return self._opened
 
     async def put(self, path: str, parts: AsyncIterable[bytes]) -> None:
-        """Store what comes; when it fails, also by what `parts` raises, nothing is there."""
+        """Store what comes; when it fails, also by what `parts` raises, nothing is there.
+
+        What a writer that was killed had sent to a bucket is in no listing: its lifecycle rule has to
+        end it (AbortIncompleteMultipartUpload).
+        """
         async with _translated(path):
             await obstore.put_async(
                 self._open(writing=True),

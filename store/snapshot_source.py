@@ -14,6 +14,7 @@ from datetime import datetime
 import asyncpg
 
 from store.errors import SnapshotFailed
+from store.pgsource import TIMELINE_SQL
 from store.visibility import Visibility, parse_lsn
 
 _LOCK_TIMEOUT_MS = 30_000
@@ -60,9 +61,7 @@ SELECT pid, backend_xid::text AS xid, query_start AS since
    AND (wait_event = 'SyncRep' OR backend_xid IS NOT NULL AND state IS NULL)
  UNION ALL SELECT 0, NULL, statement_timestamp()
 """
-_CLUSTER = """
-SELECT system_identifier || '/' || timeline_id FROM pg_control_system(), pg_control_checkpoint()
-"""
+_CLUSTER = f"SELECT system_identifier || '/' || {TIMELINE_SQL} FROM pg_control_system()"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from store.captured import CHANGE, changes, read_captured
 from store.connection import Connection
 from store.errors import Behind, ObjectsUnavailable, OutOfRange
 from store.event import ORIGIN, Head, Position, rfc3339
+from store.fold import read_change
 from store.log import EventLog
 from store.server_time import ServerTime
 from store.state import State, States
@@ -282,8 +283,10 @@ class _Changes:
 def _table_of(event: bytes) -> str:
     try:
         return _decode(event).data.identifier.table
-    except msgspec.DecodeError:
-        return ""  # published by somebody, not captured
+    except (msgspec.DecodeError, RecursionError):
+        # Published by somebody, or with a value that only PostgreSQL reads.
+        change = read_change(event)
+        return "" if change is None else change.table
 
 
 def _tables(request: Request) -> frozenset[str] | None:

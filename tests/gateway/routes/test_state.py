@@ -23,7 +23,7 @@ from tests.contract.api import assert_error
 from tests.contract.reader import open_stream
 from tests.servers import Valkey
 from tests.store import shelf
-from tests.store.recording import Recording, deleted, inserted, key_of, row_of, updated
+from tests.store.recording import Recording, Row, deleted, inserted, key_of, row_of, updated
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -405,6 +405,19 @@ async def test_the_changes_of_some_tables(asker: Asker) -> None:
     *events, last = await asker.lines("/v1/changes", **params)
     assert [event["id"] for event in events] == ["change@4"]
     assert last["changes"] == 1
+
+
+async def test_a_change_with_a_value_that_only_postgresql_reads_is_one_of_its_table(
+    asker: Asker,
+) -> None:
+    """Symptom: it was missing where tables were named."""
+    odd = '{"id":1,"text":"\\ud800"}'
+    await asker.recording.commit(T0, Row(CAR, "c", key_of(1), after=odd))
+    await asker.recording.reach(T0)
+    params = {"from": rfc3339(T0), "to": rfc3339(T0), "tables": CAR}
+    response = await asker.get("/v1/changes", **params)
+    assert odd in response.text
+    assert json.loads(response.text.splitlines()[-1])["changes"] == 1
 
 
 async def test_the_changes_of_a_range_as_events_are_those_of_a_replay(asker: Asker) -> None:
