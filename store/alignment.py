@@ -4,15 +4,18 @@ from dataclasses import dataclass
 
 import msgspec
 
-from store.captured import changes
+from store.captured import changes, read_beginning
+from store.connection import Connection
 from store.errors import SnapshotFailed
 from store.event import ORIGIN, Position
+from store.fold import read_change
 from store.log import EventLog
 from store.snapshot_source import Moment
 from store.visibility import parse_lsn
 
-# A transaction is in the log before it is seen for as long as its commit waits for replicas.
-_UNSEEN_MS = 60_000
+# Between its being on disk and its being seen a commit does nothing that takes time, unless its
+# process is halted, or the clock set.
+_MARGIN_MS = 60_000
 _PAGE_EVENTS = 1000
 
 
@@ -42,18 +45,28 @@ class Aligned:
     epoch: bytes
 
 
-async def align(log: EventLog, tenant: str, source: str, moment: Moment) -> Aligned:
+async def align(
+    log: EventLog,
+    connection: Connection,
+    tenant: str,
+    source: str,
+    moment: Moment,
+    *,
+    begun: Position,
+) -> Aligned:
     """To be asked when the log has all that the source had written at the moment.
 
+    `begun`: the head of the log at some time before the moment.
     Raises SnapshotFailed when the log has lost what has to be looked at.
     """
     stream = changes(tenant)
     head = await log.head(stream)
     if not head.epoch:
         return Aligned(moment.wall_ms, ORIGIN, b"")
-    start = await log.before_time(stream, moment.wall_ms - _UNSEEN_MS)
-    if start is None:
-        return Aligned(moment.wall_ms, head.last, head.epoch)
+    since_ms = min(moment.wall_ms, moment.committing_since_ms) - _MARGIN_MS
+    # What was not in the log when it was begun is behind its head of then, whatever its time.
+    start = min(await log.before_time(stream, since_ms) or head.last, begun)
+    began = await read_beginning(connection, tenant, source)
     at_ms, position = moment.wall_ms, None
     visible, lsn = moment.visible, moment.lsn
     pages = log.range(stream, start, head.last, epoch=head.epoch, page_size=_PAGE_EVENTS)
@@ -65,18 +78,22 @@ async def align(log: EventLog, tenant: str, source: str, moment: Moment) -> Alig
             if change is None or change.source != source:
                 continue
             here = Position.parse(entry_id)
+            if here.sequence <= began:
+                continue
             before = Position(here.ms, here.sequence - 1)
-            if not visible.sees(change.xid):
-                position = position or before
-            else:
-                at_ms = max(at_ms, here.ms)
             if parse_lsn(change.lsn) >= lsn:
                 return Aligned(at_ms, position or before, head.epoch)
+            if visible.sees(change.xid):
+                at_ms = max(at_ms, here.ms)
+            else:
+                position = position or before
     return Aligned(at_ms, position or head.last, head.epoch)
 
 
 def _read(event: bytes) -> _Payload | None:
     try:
         return _decode(event).data.payload
-    except msgspec.DecodeError:
-        return None  # published by somebody, not captured
+    except (msgspec.DecodeError, RecursionError):
+        # Published by somebody, or with a value that only PostgreSQL reads.
+        change = read_change(event)
+        return None if change is None else _Payload(change.xid, change.source, change.lsn)

@@ -166,6 +166,11 @@ class CaptureRecord:
         key = meta_key(StreamKey(tenant, CHANGE))
         await self._connection.execute("HSET", key, f"through:{self._source}", through_ms)
 
+    async def tell_beginning(self, tenant: str, head: Head) -> None:
+        """That the source's transactions after this head have nothing to do with those before."""
+        key = meta_key(StreamKey(tenant, CHANGE))
+        await self._connection.execute("HSET", key, f"began:{self._source}", head.last.sequence)
+
     async def add_break(self, tenant: str, head: Head, through_ms: int) -> None:
         """That changes are missing after this head: a state of later needs a later snapshot."""
         position = Position(max(through_ms, head.last.ms), head.last.sequence)

@@ -32,9 +32,12 @@ class Captured:
         ms, source = min(late)
         return Behind(source, ms)
 
-    def last_break_ms(self, at_ms: int) -> int:
-        """The time of the newest break at this time or before; -1 for none."""
-        return max((each.ms for each in self.breaks if each.ms <= at_ms), default=-1)
+    def broken(self, known: int, at_ms: int) -> bool:
+        """Whether changes of up to this time are missing since there were so many breaks.
+
+        By their number: where a break begins is known, and not where it ends.
+        """
+        return any(each.ms <= at_ms for each in self.breaks[known:])
 
 
 def changes(tenant: str) -> StreamKey:
@@ -71,13 +74,33 @@ async def read_tenants(connection: Connection, source: str) -> list[str]:
     return sorted(member.decode() for member in members)
 
 
+async def count_breaks(connection: Connection, tenant: str) -> int:
+    return int(await connection.execute("LLEN", f"ph:{{{tenant}}}:breaks"))
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Everything before `lsn` is in the log, of the database cluster and timeline of the name."""
+
+    cluster: str
+    lsn: int
+
+
+async def read_reached(connection: Connection, source: str) -> Reached:
+    """How far capture has come in the source's write-ahead log; 0 when it never began."""
+    names = ("system_id", "timeline", "confirmed_lsn")
+    found = await connection.execute("HMGET", f"ph:capture:{source}", *names)
+    system_id, timeline, lsn = ((each or b"").decode() for each in found)
+    return Reached(f"{system_id}/{timeline}", parse_lsn(lsn) if lsn else 0)
+
+
+async def read_beginning(connection: Connection, tenant: str, source: str) -> int:
+    """The sequence behind which a tenant's changes are of the cluster that a source is now."""
+    found = await connection.execute("HGET", meta_key(changes(tenant)), f"began:{source}")
+    return int(found or 0)
+
+
 async def add_tenants(connection: Connection, source: str, tenants: Iterable[str]) -> None:
     """Make tenants known who have rows, if no change yet."""
     if names := list(tenants):
         await connection.execute("SADD", f"ph:capture:{source}:tenants", *names)
-
-
-async def read_confirmed(connection: Connection, source: str) -> int:
-    """The position in the source's write-ahead log up to which everything is in the log; or 0."""
-    found = await connection.execute("HGET", f"ph:capture:{source}", "confirmed_lsn")
-    return parse_lsn(found.decode()) if found else 0

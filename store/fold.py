@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from store.errors import StoreError
 from store.json_members import members, object_of
-from store.visibility import Visibility
+from store.visibility import Visibility, parse_lsn
 
 _RAW_NULL = b"null"
 _ROWS = ("before", "after", "key", "old_key")
@@ -136,11 +136,13 @@ def _fill(row: bytes, unchanged: Set[str], before: bytes) -> bytes:
 class Base:
     """What a source's changes are folded onto.
 
-    `multisets` has the tables of the snapshot and whether they are without a key; changes of
+    It has what `visible` sees of the transactions that were committed before `lsn`, and nothing of
+    later: ids of transactions come again, places in the write-ahead log do not. `multisets` has the tables of the snapshot and whether they are without a key; changes of
     `excluded` tables are passed over, since their rows of before are not known.
     """
 
     visible: Visibility | None
+    lsn: int
     after_sequence: int
     multisets: Mapping[str, bool]
     excluded: Set[str]
@@ -266,10 +268,12 @@ class Fold:
         self, bases: Mapping[str, Base], tables: Set[str] | None, *, anything: bool = False
     ) -> None:
         self._bases = bases
-        self._default = Base(None, 0, {}, frozenset()) if anything else None
+        self._default = Base(None, 0, 0, {}, frozenset()) if anything else None
         self.sources = None if anything else frozenset(bases)
         self._wanted = tables
         self._open: dict[str, list[Change]] = {}
+        # Sources whose changes are all of later than the base by now.
+        self._past: set[str] = set()
         self.tables: dict[tuple[str, str], TableFold] = {}
 
     def add(self, event: bytes, sequence: int) -> None:
@@ -280,8 +284,11 @@ class Fold:
         base = self._bases.get(change.source, self._default)
         if base is None or sequence <= base.after_sequence:
             return
-        if base.visible is not None and base.visible.sees(change.xid):
-            return
+        if change.source not in self._past:
+            if parse_lsn(change.lsn) >= base.lsn:
+                self._past.add(change.source)
+            elif base.visible is not None and base.visible.sees(change.xid):
+                return
         pending = self._open.setdefault(change.source, [])
         if change.table not in base.excluded and (
             self._wanted is None or change.table in self._wanted

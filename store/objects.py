@@ -4,8 +4,10 @@ An object is there whole or not at all; nothing is held in memory but the parts 
 failure of the library or the service leaves here as a StoreError.
 """
 
+import asyncio
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -106,6 +108,10 @@ class Objects:
                 piece = await obstore.get_range_async(
                     self._open(), path, start=start, length=length
                 )
+            if len(piece) != length:
+                raise ObjectsUnavailable(
+                    f"the object store gave a part of what was asked of {path}"
+                )
             yield bytes(piece)
 
     async def folders(self, prefix: str) -> list[str]:
@@ -129,6 +135,21 @@ class Objects:
             for each in found
         ]
 
+    async def changed_ms(self, prefix: str) -> int:
+        """When anything below a prefix was last written; 0 when there is nothing."""
+        if self._folder is not None:
+            return await asyncio.to_thread(_changed_ms, self._folder / prefix)
+        return max((each.modified_ms for each in await self.list(prefix)), default=0)
+
+    async def remove(self, prefix: str) -> None:
+        """All below a prefix; in a folder also the part of an object whose writer was killed."""
+        if self._folder is None:
+            await self.delete([each.path for each in await self.list(prefix)])
+            return
+        async with _translated(prefix):
+            with suppress(FileNotFoundError):
+                await asyncio.to_thread(shutil.rmtree, self._folder / prefix)
+
     async def is_empty(self) -> bool:
         """Whether there is nothing at all: an address that lost its disk looks like that."""
         try:
@@ -147,6 +168,14 @@ class Objects:
                     await obstore.delete_async(self._open(), path)
             except ObjectMissing:
                 continue
+
+
+def _changed_ms(folder: Path) -> int:
+    changed = 0.0
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            changed = max(changed, path.stat().st_mtime)
+    return int(changed * 1000)
 
 
 def _folder_of(url: str) -> Path | None:

@@ -90,10 +90,12 @@ class Resumption:
                     f"{told}; set on_lost_slot to resume for this source to go on with a gap"
                 )
             logger.error("capture_lost_changes", source=self._settings.name, loss=loss)
+            # Places come anew. Elsewhere a new slot may have changes that are in the log.
+            other = identity.system_id != progress.system_id
+            anew = other or now.insert_lsn < progress.confirmed_lsn
             for tenant in sorted(tenants):
-                await self._add_break(tenant, progress.through_ms)
-            if identity.system_id != progress.system_id or now.insert_lsn < progress.confirmed_lsn:
-                # Places come anew. Elsewhere a new slot may have changes that are in the log.
+                await self._add_break(tenant, progress.through_ms, anew=anew)
+            if anew:
                 progress = replace(progress, generation=progress.generation + 1)
             return await self._begin(progress, identity, slot, tenants, told)
         gap = None
@@ -106,7 +108,7 @@ class Resumption:
             gap = f"the source went over to timeline {identity.timeline}"
             logger.warning("capture_timeline", source=self._settings.name, gap=gap)
             for tenant in sorted(tenants):
-                await self._add_break(tenant, progress.through_ms)
+                await self._add_break(tenant, progress.through_ms, anew=True)
         return Start(replace(progress, timeline=identity.timeline), tenants, gap)
 
     async def _begin(
@@ -152,6 +154,9 @@ class Resumption:
                 forgotten.append(tenant)
         return forgotten
 
-    async def _add_break(self, tenant: str, through_ms: int) -> None:
+    async def _add_break(self, tenant: str, through_ms: int, *, anew: bool = False) -> None:
+        """With `anew`, its transactions of before and of now are not to be compared."""
         head = await self._log.head(StreamKey(tenant, CHANGE))
+        if anew:
+            await self._record.tell_beginning(tenant, head)
         await self._record.add_break(tenant, head, through_ms)

@@ -11,13 +11,13 @@ from contextlib import suppress
 
 import structlog
 
-from store.captured import read_breaks, read_tenants
+from store.captured import count_breaks, read_tenants
 from store.configuration import Configuration
 from store.connection import Connection
 from store.cron import next_due
 from store.errors import StoreError
 from store.snapshot import SnapshotTaker
-from store.snapshot_index import SnapshotIndex
+from store.snapshot_index import Snapshot, SnapshotIndex
 
 _POLL_SEC = 1.0
 _RETRY_SEC = (5.0, 300.0)
@@ -46,8 +46,8 @@ class SnapshotSchedule:
         self._on_failure = on_failure
         self._requested = ""
         self._wake = asyncio.Event()
-        # When each tenant's last one was begun, whatever came of it.
-        self._tried_ms: dict[str, int] = {}
+        # When each tenant's last one was begun.
+        self._begun_ms: dict[str, int] = {}
 
     def request(self, reason: str) -> None:
         """Everybody's state has to be recorded anew, as soon as can be."""
@@ -88,32 +88,32 @@ class SnapshotSchedule:
 
     async def _take(self, tenants: list[str], *, everybody: bool) -> None:
         started_ms = self._now_ms()
-        for tenant in tenants:
-            self._tried_ms[tenant] = int(started_ms)
         await self._taker.take(tenants, everybody=everybody)
+        for tenant in tenants:
+            self._begun_ms[tenant] = int(started_ms)
         self._on_taken((self._now_ms() - started_ms) / 1000)
 
     async def _needs_everybody(self, tenants: list[str]) -> bool:
         """Nothing was recorded yet, or not since changes were lost."""
-        runs = await self._index.runs(self._taker.source)
-        if not runs:
+        if not await self._index.runs(self._taker.source):
             return True
         for tenant in tenants:
-            breaks = await read_breaks(self._connection, tenant)
-            if breaks and breaks[-1].ms >= runs[-1].at_ms:
+            breaks = await count_breaks(self._connection, tenant)
+            if breaks and all(each.breaks < breaks for each in await self._own(tenant)):
                 return True
         return False
 
+    async def _own(self, tenant: str) -> list[Snapshot]:
+        every = await self._index.all(tenant)
+        return [each for each in every if each.source == self._taker.source]
+
     async def _is_due(self, tenant: str) -> bool:
         expression = (await self._configuration.get(tenant)).snapshot_interval
-        after_ms = self._tried_ms.get(tenant)
-        if after_ms is None:
-            own = [
-                each.at_ms
-                for each in await self._index.all(tenant)
-                if each.source == self._taker.source
-            ]
-            after_ms = max(own, default=int(self._now_ms()))
-            self._tried_ms[tenant] = after_ms
-        due_ms = next_due(expression, after_ms)
-        return due_ms is not None and due_ms <= self._now_ms()
+        now_ms = int(self._now_ms())
+        begun_ms = self._begun_ms.get(tenant)
+        if begun_ms is None:
+            begun_ms = max((each.at_ms for each in await self._own(tenant)), default=now_ms)
+        # A clock that was ahead must not put the next one off until that time comes again.
+        begun_ms = self._begun_ms[tenant] = min(begun_ms, now_ms)
+        due_ms = next_due(expression, begun_ms)
+        return due_ms is not None and due_ms <= now_ms

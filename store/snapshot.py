@@ -16,11 +16,17 @@ import structlog
 from msgspec.structs import replace
 
 from store.alignment import align
-from store.captured import add_tenants, read_confirmed
+from store.captured import (
+    add_tenants,
+    changes,
+    count_breaks,
+    read_reached,
+    read_tenants,
+)
 from store.configuration import Configuration
 from store.connection import Connection
 from store.errors import SnapshotFailed
-from store.event import rfc3339
+from store.event import Position, rfc3339
 from store.log import EventLog
 from store.objects import Objects
 from store.row_upload import RowUpload
@@ -28,7 +34,7 @@ from store.snapshot_index import Run, Snapshot, SnapshotIndex
 from store.snapshot_reader import Manifest, TableFile
 from store.snapshot_source import Moment, SnapshotSource, SourceSession, SourceTable
 from store.tenant_rows import TenantRows
-from store.visibility import format_lsn
+from store.visibility import format_lsn, parse_lsn
 
 _POLL_SEC = 0.1
 _LEFTOVER_MS = 3_600_000
@@ -51,11 +57,16 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(slots=True)
 class _Part:
-    """One tenant's share of a snapshot. `listed`: the tables it is of, all when there are none."""
+    """One tenant's share of a snapshot. `listed`: the tables it is of, all when there are none.
+
+    When it was begun the tenant had so many `breaks`, and its log ended at `begun`.
+    """
 
     id: str
     folder: str
     listed: Set[str]
+    breaks: int
+    begun: Position
     files: dict[str, TableFile] = field(default_factory=dict)
 
     def wants(self, table: str) -> bool:
@@ -87,7 +98,6 @@ class SnapshotTaker:
         self._source = source
         self.tenant = tenant
         self._connection = connection
-        self._configuration = Configuration(connection)
         self._index = SnapshotIndex(connection)
         self._log = log
         self._objects = objects
@@ -106,22 +116,25 @@ class SnapshotTaker:
 
         Raises SnapshotFailed, ObjectsUnavailable and StoreUnavailable; some may then be listed.
         """
-        run = _Run(self.source, int(self._now_ms()), self._configuration, everybody=everybody)
+        run = _Run(
+            *(self.source, int(self._now_ms()), self._connection, self._log), everybody=everybody
+        )
+        known = await read_tenants(self._connection, self.source) if everybody else []
         taken: dict[str, Snapshot] = {}
         async with self._source.connect() as session:
+            for tenant in {*tenants, *known} if self.tenant is None else (self.tenant,):
+                await run.part(tenant)
             async with session.moment() as (moment, tables):
-                for tenant in tenants if self.tenant is None else (self.tenant,):
-                    await run.part(tenant)
                 await self._read(session, tables, run, on_progress)
                 # While no table can be truncated yet, which is told to those who are known.
                 await add_tenants(self._connection, self.source, run.parts)
-            await session.write_marker()
-            await self._await_capture(moment)
+            await self._await_capture(await session.cluster(), await session.write_marker())
             for tenant, part in run.parts.items():
                 taken[tenant] = await self._list(tenant, part, moment, tables)
             if everybody:
                 at_ms = max((each.at_ms for each in taken.values()), default=moment.wall_ms)
-                await self._index.add_run(Run(self.source, at_ms, moment.visible_text))
+                run_moment = Run(self.source, at_ms, moment.visible_text, moment.lsn_text)
+                await self._index.add_run(run_moment)
             for tenant in taken:
                 await self._expire(tenant)
         return taken
@@ -154,20 +167,26 @@ class SnapshotTaker:
                 await writing.abort()
             before += writing.rows
 
-    async def _await_capture(self, moment: Moment) -> None:
-        """Until the log has all that the snapshot may have."""
-        confirmed = 0
-        try:
-            async with asyncio.timeout(self._patience_sec):
-                while confirmed < moment.lsn:
-                    confirmed = await read_confirmed(self._connection, self.source)
-                    if confirmed < moment.lsn:
-                        await asyncio.sleep(_POLL_SEC)
-        except TimeoutError as error:
+    async def _await_capture(self, cluster: str, marker: str) -> None:
+        """Until the log has all that the snapshot may have, from one who still captures."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self._patience_sec
+        while True:
+            reached = await read_reached(self._connection, self.source)
+            if reached.cluster == cluster and reached.lsn >= parse_lsn(marker):
+                return
+            if loop.time() >= ends:
+                break
+            await asyncio.sleep(_POLL_SEC)
+        if reached.lsn and reached.cluster != cluster:
             raise SnapshotFailed(
-                f"capture of source '{self.source}' did not come up to {moment.lsn_text} within "
-                f"{self._patience_sec:g} s: it stands at {format_lsn(confirmed)}"
-            ) from error
+                f"source '{self.source}' is another database cluster or timeline ({cluster}) than "
+                f"the one that is captured ({reached.cluster})"
+            )
+        raise SnapshotFailed(
+            f"capture of source '{self.source}' did not come up to {marker} within "
+            f"{self._patience_sec:g} s: it stands at {format_lsn(reached.lsn)}"
+        )
 
     # -- making it known
 
@@ -178,7 +197,11 @@ class SnapshotTaker:
         moment: Moment,
         tables: Sequence[SourceTable],
     ) -> Snapshot:
-        aligned = await align(self._log, tenant, self.source, moment)
+        aligned = await align(
+            self._log, self._connection, tenant, self.source, moment, begun=part.begun
+        )
+        if await count_breaks(self._connection, tenant) != part.breaks:
+            raise SnapshotFailed(f"changes of tenant {tenant} were lost while it was taken")
         files = [part.describe(table) for table in tables if part.wants(table.name)]
         manifest = Manifest(
             id=part.id,
@@ -205,6 +228,7 @@ class SnapshotTaker:
             rows=sum(each.rows for each in files),
             size=sum(each.size for each in files),
             manifest_sha256=hashlib.sha256(content).hexdigest(),
+            breaks=part.breaks,
         )
         await self._index.add(tenant, snapshot)
         logger.info(
@@ -233,29 +257,34 @@ class SnapshotTaker:
                 continue
             # First from the index: who looks there now must not find what is being removed.
             await self._index.remove(tenant, each)
-            await self._remove(each.folder)
+            await self._objects.remove(each.folder)
         for folder in await self._objects.folders(_folder(tenant, self.source)):
             if folder not in kept:
-                left = await self._objects.list(folder)
-                if all(each.modified_ms < now_ms - _LEFTOVER_MS for each in left):
+                changed_ms = await self._objects.changed_ms(folder)
+                if changed_ms < now_ms - _LEFTOVER_MS:
                     logger.warning("snapshot_leftover_removed", folder=folder)
-                    await self._remove(folder)
-
-    async def _remove(self, folder: str) -> None:
-        await self._objects.delete([each.path for each in await self._objects.list(folder)])
+                    await self._objects.remove(folder)
 
 
 class _Run:
     """One run of the taker: the parts of the tenants that were asked for or found."""
 
     def __init__(
-        self, source: str, started_ms: int, configuration: Configuration, *, everybody: bool
+        self,
+        source: str,
+        started_ms: int,
+        connection: Connection,
+        log: EventLog,
+        *,
+        everybody: bool,
     ) -> None:
         self.everybody = everybody
         self.parts: dict[str, _Part] = {}
         self._source = source
         self._started_ms = started_ms
-        self._configuration = configuration
+        self._connection = connection
+        self._log = log
+        self._configuration = Configuration(connection)
 
     async def part(self, tenant: str) -> _Part:
         found = self.parts.get(tenant)
@@ -264,7 +293,10 @@ class _Run:
             # Of its own, for what is known of a snapshot is known by it, whoever the tenant is.
             part_id = str(uuid4())
             folder = f"{_folder(tenant, self._source)}/{self._started_ms}-{part_id}"
-            found = self.parts[tenant] = _Part(part_id, folder, frozenset(listed))
+            breaks = await count_breaks(self._connection, tenant)
+            begun = (await self._log.head(changes(tenant))).last
+            found = _Part(part_id, folder, frozenset(listed), breaks, begun)
+            self.parts[tenant] = found
         return found
 
     def wants(self, table: str) -> bool:

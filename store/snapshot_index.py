@@ -19,7 +19,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     It holds every change that `visible` (a pg_snapshot) sees; all of them happened at `at_ms` or
     before. What it does not hold stands in the log behind the position, where `epoch` is the log's,
-    or '' when there was none yet.
+    or '' when there was none yet. Of the tenant's breaks so many were before it: of what is missing
+    at a later one it knows nothing, whatever the times say.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     rows: int
     size: int
     manifest_sha256: str
+    breaks: int = 0
 
     @property
     def position(self) -> Position:
@@ -46,6 +48,7 @@ class Run(msgspec.Struct, frozen=True):
     source: str
     at_ms: int
     visible: str
+    lsn: str
 
 
 _decode = msgspec.json.Decoder(Snapshot).decode
@@ -95,6 +98,10 @@ class SnapshotIndex:
         """Oldest first; they are few."""
         members = await self._connection.execute("ZRANGE", _runs_key(source), 0, -1)
         return [_decode_run(member) for member in members]
+
+    async def has(self, tenant: str, snapshot: Snapshot) -> bool:
+        found = await self._connection.execute("ZSCORE", _key(tenant), _encode(snapshot))
+        return found is not None
 
     async def remove(self, tenant: str, snapshot: Snapshot) -> None:
         await self._connection.pipeline(

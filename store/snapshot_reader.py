@@ -75,7 +75,7 @@ class SnapshotReader:
     async def open(
         self, tenant: str, snapshot: Snapshot, tables: Set[str] | None
     ) -> Manifest | None:
-        """The manifest, once the files of these tables are known to be whole; None: damaged.
+        """The manifest, once the files of these tables are known to be whole; None: damaged, or gone.
 
         Raises ObjectsUnavailable.
         """
@@ -93,6 +93,8 @@ class SnapshotReader:
                 if isinstance(error, ObjectMissing) and await self._objects.is_empty():
                     # A disk that is not mounted, or another address: no reason to give them all up.
                     raise ObjectsUnavailable(f"there is nothing at {self._objects.url}") from error
+                if not await self._index.has(tenant, snapshot):
+                    return None  # it has been removed since it was listed: too old, not damaged
                 await self.condemn(tenant, snapshot, str(error))
                 return None
         return manifest

@@ -16,7 +16,7 @@ from store.fold import Base, Fold, TableFold
 from store.log import EventLog
 from store.snapshot_index import Snapshot, SnapshotIndex
 from store.snapshot_reader import Manifest, SnapshotReader, TableFile
-from store.visibility import Visibility
+from store.visibility import Visibility, parse_lsn
 
 _PAGE_EVENTS = 1000
 _BLOCK_BYTES = 256 << 10
@@ -59,13 +59,10 @@ class _Asked:
     firsts: dict[str, int]
     broken: frozenset[str]
 
-    @property
-    def last_break_ms(self) -> int:
-        return self.captured.last_break_ms(self.at_ms)
-
 
 class State:
-    """Rows of one time. `tables` names those it knows; `rows` counts what `blocks` has given.
+    """Rows of one time. `tables` names those it has, `known` also those that were not asked for, as
+    far as snapshots tell; `rows` counts what `blocks` has given.
 
     To go on from it takes the changes after `at_ms` of its `sources` (None: of all), but not those
     of `excluded` tables.
@@ -94,6 +91,8 @@ class State:
         )
         named = {table.name for each in found for table in self._tables(each)}
         self.tables = sorted(named | {name for _, name in self._folds})
+        every = {table.name for each in found for table in each.manifest.tables}
+        self.known = sorted(every.union(self.tables))
 
     def _tables(self, found: _Found) -> list[TableFile]:
         tables = found.manifest.tables
@@ -234,8 +233,8 @@ class States:
         async for snapshot in self._index.until(asked.tenant, asked.at_ms):
             if snapshot.source != source or snapshot.id in asked.broken:
                 continue
-            if snapshot.at_ms <= asked.last_break_ms:
-                return None
+            if asked.captured.broken(snapshot.breaks, asked.at_ms):
+                continue
             if not _reaches(snapshot, asked.head) or self._reader is None:
                 continue
             manifest = await self._reader.open(asked.tenant, snapshot, asked.tables)
@@ -245,12 +244,13 @@ class States:
 
     async def _empty_base(self, asked: _Asked, source: str) -> Base | None:
         """The tenant had no rows of a source when all tenants that had some were recorded."""
-        if asked.head.floor > 0:
+        if asked.head.floor > 0 or asked.captured.broken(0, asked.at_ms):
             return None
         first_ms = asked.firsts.get(source, math.inf)
         for run in reversed(await self._index.runs(source)):
-            if asked.last_break_ms < run.at_ms <= asked.at_ms and run.at_ms < first_ms:
-                return Base(Visibility.parse(run.visible), 0, {}, frozenset())
+            if run.at_ms <= asked.at_ms and run.at_ms < first_ms:
+                visible, lsn = Visibility.parse(run.visible), parse_lsn(run.lsn)
+                return Base(visible, lsn, 0, {}, frozenset())
         return None
 
     async def _out_of_range(self, asked: _Asked) -> OutOfRange:
@@ -259,6 +259,7 @@ class States:
             for each in await self._index.all(asked.tenant)
             if each.at_ms > asked.at_ms
             and each.id not in asked.broken
+            and not asked.captured.broken(each.breaks, each.at_ms)
             and _reaches(each, asked.head)
         ]
         earliest_ms = min(usable, default=None)
@@ -297,6 +298,7 @@ def _base(found: _Found) -> Base:
     manifest = found.manifest
     return Base(
         visible=Visibility.parse(manifest.visible),
+        lsn=parse_lsn(manifest.lsn),
         after_sequence=found.snapshot.sequence,
         multisets={table.name: table.multiset for table in manifest.tables},
         excluded=frozenset(manifest.excluded),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -88,7 +89,7 @@ class StateRoutes:
         state = await self._open(tenant, at_ms, tables)
         unknown = sorted((tables or frozenset()) - set(state.tables))
         if unknown:
-            known = ", ".join(state.tables) or "none"
+            known = ", ".join(state.known) or "none"
             raise _invalid(
                 f"tables: there is no {', '.join(unknown)} in the state of {rfc3339(at_ms)}. "
                 f"Known tables: {known}"
@@ -128,6 +129,9 @@ class StateRoutes:
             if name not in known:
                 allowed = ", ".join(sorted(known))
                 raise _invalid(f"unknown parameter '{name[:100]}'. Allowed: {allowed}")
+            # Of the tenant's all have to agree.
+            if name != "tenant_id" and len(request.query_params.getlist(name)) > 1:
+                raise _invalid(f"{name} must be given once")
         return user, self.tenancy.of(request, user, None)
 
     def _time(self, request: Request, name: str) -> int:
@@ -294,16 +298,23 @@ def _tables(request: Request) -> frozenset[str] | None:
 
 
 def _wants_events(request: Request) -> bool:
-    """Whichever of the two is named first; JSON lines for who names neither."""
-    names = [
-        part.partition(";")[0].strip().lower()
-        for part in request.headers.get("accept", "").split(",")
-    ]
-    return _first(names, (_EVENT_STREAM, _LINES)) == _EVENT_STREAM
+    """Whichever of the two is wanted more, or else named first; JSON lines for who names neither."""
+    best, kind = 0.0, _LINES
+    for part in ",".join(request.headers.getlist("accept")).split(","):
+        name, *parameters = (each.strip().lower() for each in part.split(";"))
+        if name in (_EVENT_STREAM, _LINES) and _quality(parameters) > best:
+            best, kind = _quality(parameters), name
+    return kind == _EVENT_STREAM
 
 
-def _first(names: Iterable[str], wanted: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in wanted), None)
+def _quality(parameters: Iterable[str]) -> float:
+    """RFC 9110 §12.4.2: how much a kind of answer is wanted, 1 where that is not said."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            with suppress(ValueError):
+                return float(value)
+    return 1.0
 
 
 def _invalid(message: str) -> ApiError:

@@ -23,12 +23,14 @@ async def keep(
     *,
     source: str = SOURCE,
     visible: str = "1:1:",
+    lsn: str = "FFFFFFFF/0",
     position: Position = ORIGIN,
     epoch: bytes = b"",
     excluded: Sequence[str] = (),
     multisets: Sequence[str] = (),
+    breaks: int = 0,
 ) -> Snapshot:
-    """A snapshot of these rows, pairs of key and row as JSON texts."""
+    """A snapshot of these rows, pairs of key and row as JSON texts, by any place of the WAL."""
     snapshot_id = str(uuid4())
     folder = f"{tenant}/{source}/{at_ms}-{snapshot_id}"
     files = []
@@ -50,7 +52,7 @@ async def keep(
                 sha256=packed.sha256,
             )
         )
-    manifest = Manifest(snapshot_id, source, tenant, at_ms, visible, "0/1", files, list(excluded))
+    manifest = Manifest(snapshot_id, source, tenant, at_ms, visible, lsn, files, list(excluded))
     content = msgspec.json.encode(manifest)
     await objects.put_bytes(f"{folder}/manifest.json", content)
     snapshot = Snapshot(
@@ -59,13 +61,14 @@ async def keep(
         at_ms=at_ms,
         folder=folder,
         visible=visible,
-        lsn="0/1",
+        lsn=lsn,
         ms=position.ms,
         sequence=position.sequence,
         epoch=epoch.decode(),
         rows=sum(each.rows for each in files),
         size=sum(each.size for each in files),
         manifest_sha256=hashlib.sha256(content).hexdigest(),
+        breaks=breaks,
     )
     await index.add(tenant, snapshot)
     return snapshot

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from store.errors import StoreError
 from store.fold import Base, Fold, read_change
-from store.visibility import Visibility
+from store.visibility import Visibility, parse_lsn
 from tests.store import recording
 from tests.store.recording import Row
 
@@ -153,7 +153,7 @@ def result(fold: Fold, base: Model) -> Counter[tuple[str, str]]:
 
 
 def make_base(visible: Visibility | None, multisets: dict[str, bool]) -> Base:
-    return Base(visible, 0, multisets, frozenset())
+    return Base(visible, parse_lsn("FFFFFFFF/0"), 0, multisets, frozenset())
 
 
 @given(transactions, st.integers(0, 14), st.integers(0, 14))
@@ -267,7 +267,7 @@ def test_columns_unchanged_in_two_changes_in_a_row_are_taken_from_the_snapshot()
 
 
 def test_changes_of_a_table_that_the_snapshot_left_out_are_passed_over() -> None:
-    base = Base(None, 0, {}, frozenset({KEYED}))
+    base = Base(None, 0, 0, {}, frozenset({KEYED}))
     assert folded(recording.inserted(KEYED, 1, "x"), base=base).tables == {}
 
 

@@ -276,8 +276,10 @@ async def test_a_snapshot_that_breaks_off_is_in_no_index_and_its_leftovers_go(
         stale, fresh = own / f"1-{uuid4()}", own / f"2-{uuid4()}"
         for left in (stale, fresh):
             left.mkdir()
-            (left / "0000-public.car.zst").write_bytes(b"half")
-        os.utime(stale / "0000-public.car.zst", (1, 1))
+            # So it is called as long as it is written: no listing of objects shows it.
+            (left / "0000-public.car.zst#1").write_bytes(b"half")
+        os.utime(stale / "0000-public.car.zst#1", (1, 1))
+        os.utime(stale, (1, 1))
         await take(studio)
         assert not stale.exists()
         assert fresh.exists()
@@ -520,11 +522,41 @@ async def test_after_a_break_everybody_is_recorded_anew_at_once(
         ms = await studio.now_ms(source)
         await studio.caught_up(ms)
         key = f"ph:{{{studio.tenant}}}:breaks"
-        await studio.connection.execute("RPUSH", key, f"{ms}-1")
+        # Where it begins says nothing about the last snapshot, which may be of the time between.
+        await studio.connection.execute("RPUSH", key, f"{ms - 3_600_000}-1")
         assert len(await read_breaks(studio.connection, studio.tenant)) == 1
         await scheduled.reaches(2)
         scheduled.schedule.request("a table has other columns")
         await scheduled.reaches(3)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_one_that_was_due_and_failed_is_tried_again(
+    make: Make, source: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Symptom: the next attempt was at its next time, perhaps a day later. Nor does a clock that was
+    a year ahead put it off for a year."""
+    studio = await make()
+    configuration = Configuration(studio.connection)
+    await configuration.set_interval(studio.tenant, "*/15 * * * *")
+    folder = tmp_path / "snapshots"
+    async with studio.capturing(), Scheduled(studio) as scheduled:
+        await scheduled.reaches(1)
+        kept = folder.rename(tmp_path / "kept")
+        folder.write_text("no folder")
+        await source.execute("INSERT INTO car VALUES (1)")
+        scheduled.clock.ahead_ms += 901_000
+        await eventually(lambda: scheduled.failed >= 2, "it fails, more than once")
+        folder.unlink()
+        kept.rename(folder)
+        await scheduled.reaches(2)
+        scheduled.clock.ahead_ms += 366 * 86_400_000
+        await scheduled.reaches(3)
+        scheduled.clock.ahead_ms = 0
+        for _ in range(20):
+            await asyncio.sleep(0.02)
+        scheduled.clock.ahead_ms += 1_000_000
+        await scheduled.reaches(4)
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,12 +1,12 @@
 """The state of a time: snapshot and changes together, and what is said when there is none."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from store.captured import changes
+from store.captured import changes, count_breaks
 from store.connection import Connection
 from store.errors import Behind, CorruptFile, ObjectsUnavailable, OutOfRange
 from store.event import Position, Retention
@@ -55,7 +55,12 @@ class Desk:
         log = self.recording.log
         position = await log.at_time(changes(self.tenant), at_ms) or Position(0, 0)
         tables = {CAR: [(key_of(key), row_of(key, text)) for key, text in cars.items()]}
-        defaults: dict[str, object] = {"position": position, "epoch": await self.epoch()}
+        breaks = await count_breaks(self.recording.connection, self.tenant)
+        defaults: dict[str, object] = {
+            "position": position,
+            "epoch": await self.epoch(),
+            "breaks": breaks,
+        }
         return await shelf.keep(
             self.objects,
             self.index,
@@ -241,6 +246,51 @@ async def test_after_a_break_only_a_later_snapshot_is_believed(desk: Desk) -> No
     assert await desk.rows(T0 + 9) == cars(_1="a")
 
 
+async def test_a_snapshot_of_before_a_loss_is_not_believed_whatever_its_time(desk: Desk) -> None:
+    """Symptom: a loss is told of where the log had everything, which may be before a snapshot that
+    was taken while nobody captured; what changed between that one and the next was in no state."""
+    await desk.recording.commit(T0, inserted(CAR, 1, "a"))
+    await desk.keep(T0 + 20, {1: "a"})
+    await desk.recording.lose(T0 + 10, 1)
+    await desk.recording.reach(T0 + 100)
+    with pytest.raises(OutOfRange) as told:
+        await desk.rows(T0 + 30)
+    assert told.value.earliest_ms is None
+    await desk.keep(T0 + 40, {2: "b"})
+    with pytest.raises(OutOfRange) as told:
+        await desk.rows(T0 + 30)
+    assert told.value.earliest_ms == T0 + 40
+    assert await desk.rows(T0 + 50) == cars(_2="b")
+
+
+async def test_an_id_that_comes_again_is_not_the_transaction_that_was_seen(desk: Desk) -> None:
+    """Symptom: after 2^31 transactions, of whatever tables, changes were taken for older ones."""
+    await desk.recording.commit(T0, inserted(CAR, 1, "a"), xid=100)
+    await desk.keep(T0 + 1, {1: "a"}, visible="106:106:", lsn=f"0/{desk.recording.lsn + 1:X}")
+    await desk.recording.commit(T0 + 5, updated(CAR, 1, "A"), xid=100)
+    await desk.recording.commit(T0 + 6, inserted(CAR, 2, "b"), xid=3)
+    await desk.recording.reach(T0 + 9)
+    assert await desk.rows(T0 + 9) == cars(_1="A", _2="b")
+
+
+async def test_each_source_is_read_on_from_its_own_place(desk: Desk) -> None:
+    """What one wrote before its place it was perhaps another database that wrote it."""
+    await desk.recording.commit(T0, inserted(CAR, 9, "of before"), source="trips")
+    await desk.keep(T0 + 1, {1: "a"}, position=Position(T0, 1))
+    await desk.recording.commit(T0 + 2, updated(CAR, 1, "A"))
+    await desk.recording.commit(T0 + 3, inserted(TRIP, 9, "of before"), source="trips")
+    rows = {TRIP: [(key_of(1), row_of(1, "trip"))]}
+    await shelf.keep(
+        *(desk.objects, desk.index, desk.tenant, T0 + 5, rows),
+        source="trips",
+        position=Position(T0 + 3, 3),
+        epoch=await desk.epoch(),
+    )
+    await desk.recording.reach(T0 + 9)
+    await desk.recording.reach(T0 + 9, source="trips")
+    assert await desk.rows(T0 + 9) == [*cars(_1="A"), (TRIP, row_of(1, "trip"))]
+
+
 async def test_a_log_that_was_made_anew_needs_a_snapshot_of_its_own(
     desk: Desk, connection: Connection
 ) -> None:
@@ -273,7 +323,7 @@ async def test_the_states_of_two_sources_are_one_state(desk: Desk) -> None:
 async def test_a_tenant_that_came_after_everybody_was_recorded_began_with_nothing(
     desk: Desk,
 ) -> None:
-    await desk.index.add_run(Run("shared", T0, "100:100:"))
+    await desk.index.add_run(Run("shared", T0, "100:100:", "0/1000"))
     await desk.recording.commit(T0 + 10, inserted(CAR, 1, "first"), source="shared")
     await desk.recording.reach(T0 + 20, source="shared")
     assert await desk.rows(T0 + 5) == []
@@ -285,7 +335,7 @@ async def test_a_tenant_that_came_after_everybody_was_recorded_began_with_nothin
 async def test_a_tenant_whose_old_snapshots_are_gone_is_not_taken_for_a_new_one(
     desk: Desk,
 ) -> None:
-    await desk.index.add_run(Run("fleet", T0, "1:1:"))
+    await desk.index.add_run(Run("fleet", T0, "1:1:", "0/1000"))
     first = await desk.keep(T0, {1: "a"})
     await desk.recording.reach(T0 + 20)
     await desk.index.remove(desk.tenant, first)
@@ -326,6 +376,29 @@ async def test_a_place_where_all_is_gone_is_away_and_no_snapshot_is_given_up(des
         await desk.rows(T0)
     elsewhere.rename(desk.folder)
     assert await desk.rows(T0) == cars(_1="a")
+
+
+async def test_a_snapshot_that_retention_removes_meanwhile_is_not_told_to_be_damaged(
+    desk: Desk,
+) -> None:
+    """Symptom: an error in the log, a count, and a mark that stayed, for what was only too old."""
+    await desk.keep(T0, {1: "a"})
+    gone = await desk.keep(T0 + 10, {1: "A"})
+    await desk.recording.reach(T0 + 30)
+    assert await desk.rows(T0) == cars(_1="a")
+    # Asked with a list of before.
+    until = desk.index.until
+    listed = [each async for each in until(desk.tenant, T0 + 20)]
+
+    async def of_before(tenant: str, at_ms: int) -> AsyncGenerator[Snapshot, None]:
+        for each in listed:
+            yield each
+
+    desk.states._index.until = of_before  # type: ignore[method-assign]
+    await desk.index.remove(desk.tenant, gone)
+    await desk.objects.remove(gone.folder)
+    assert await desk.rows(T0 + 20) == cars(_1="a")
+    assert (desk.broken, await desk.index.broken(desk.tenant)) == ([], {})
 
 
 async def test_damage_that_shows_while_a_state_is_sent_is_an_error_and_remembered(

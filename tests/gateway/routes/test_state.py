@@ -238,7 +238,7 @@ async def test_a_request_waits_a_moment_for_capture_to_come_up(asker: Asker) -> 
         ({"at": "2999-01-01T00:00:00Z"}, "at 2999-01-01T00:00:00.000Z is in the future"),
         ({"at": "2023-11-14T22:13:20Z", "tables": "car"}, "schema.table names, got: 'car'"),
         ({"at": "2023-11-14T22:13:20Z", "tables": ""}, "schema.table names, got: none"),
-        ({"at": "2023-11-14T22:13:20Z", "tables": "a.b"}, "there is no a.b in the state of"),
+        ({"at": "2023-11-14T22:13:20Z", "tables": "a.b"}, "20.000Z. Known tables: public.car"),
         ({"at": "2023-11-14T22:13:20Z", "when": "x"}, "unknown parameter 'when'"),
     ],
 )
@@ -248,6 +248,36 @@ async def test_a_request_that_is_none_is_refused_with_a_sentence(
     await record_some(asker)
     found = assert_error(await asker.get("/v1/state", **params), 400, "INVALID_STATE_REQUEST")
     assert message in found["message"]
+
+
+async def test_a_parameter_that_is_given_twice_is_refused(asker: Asker) -> None:
+    """Symptom: the last one counted, and half of what was asked for was missing."""
+    await record_some(asker)
+    params = {"at": rfc3339(T0 + 20), "tables": [CAR, TRIP]}
+    response = await asker.http.get("/v1/state", params=params, headers=asker.headers)
+    found = assert_error(response, 400, "INVALID_STATE_REQUEST")
+    assert found["message"] == "tables must be given once"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "application/x-ndjson"),
+        ("text/html", "application/x-ndjson"),
+        ("text/event-stream, application/x-ndjson", "text/event-stream"),
+        ("application/x-ndjson, text/event-stream", "application/x-ndjson"),
+        ("application/x-ndjson;q=0.5, Text/Event-Stream; q=0.9", "text/event-stream"),
+        ("text/event-stream;q=0, */*", "application/x-ndjson"),
+        ("text/event-stream;q=x;a", "text/event-stream"),
+    ],
+)
+async def test_the_form_is_the_one_that_is_wanted_most(
+    asker: Asker, accept: str, kind: str
+) -> None:
+    await record_some(asker)
+    headers = {**asker.headers, "Accept": accept}
+    response = await asker.http.get("/v1/state", params={"at": rfc3339(T0)}, headers=headers)
+    assert response.headers["content-type"] == kind
 
 
 async def test_the_tenant_may_be_named_in_the_query(asker: Asker) -> None:
