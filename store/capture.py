@@ -30,6 +30,8 @@ logger = structlog.get_logger(__name__)
 
 STANDBY_SEC = 1.0
 _BACKOFF_SEC = (0.1, 5.0)
+# Who captures tells so twice a second.
+_FRESH_MS = 5_000
 
 
 class Capture:
@@ -61,6 +63,8 @@ class Capture:
         self._record = CaptureRecord(connection, settings.name)
         self._changes = 0
         self._restarts = 0
+        # Whether this process was the one that captures when it last tried.
+        self._owns = False
         self._warnings: tuple[str, ...] = ()
         # What the log was seen to have. When it has less, it has lost it.
         self._marks: dict[str, Mark] = {}
@@ -102,15 +106,27 @@ class Capture:
             updated_ms=int(time.time() * 1000),
         )
         with suppress(StoreError):
-            await self._record.tell(self.status)
+            if self._owns or not await self._is_captured():
+                await self._record.tell(self.status)
+
+    async def _is_captured(self) -> bool:
+        """By another process: what this one cannot do is no news of the source."""
+        told = await self._record.status()
+        return (
+            told is not None
+            and told.state == "capturing"
+            and time.time() * 1000 - told.updated_ms < _FRESH_MS
+        )
 
     # -- one connection to the source
 
     async def _session(self) -> None:
         source = PgSource(self.settings)
+        self._owns = False
         try:
             await source.open()
             await self._await_ownership(source)
+            self._owns = True
             setup = await prepare(source, create=True)
             if setup.warnings != self._warnings:
                 self._warnings = setup.warnings

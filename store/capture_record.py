@@ -1,12 +1,11 @@
 """What is kept in the log's server about a captured source: who it is, how far it is in the log.
 
-`ph:capture:<source>` is a hash; `…:tenants` has the tenants it ever wrote to, `ph:captures` the names of
-all sources. Of a tenant: `through:<source>` in the meta of its changes, and the list of its breaks. All
-is written before the source may forget, so that a loss is always seen.
+`ph:capture:<source>` is a hash; `…:tenants` has the tenants that ever had rows of it, `ph:captures` the
+names of all sources. Of a tenant: `through:<source>` in the meta of its changes says that it has some,
+and there is the list of its breaks. All is written before the source may forget, so that a loss is
+always seen.
 """
 
-import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -17,7 +16,6 @@ from store.event import Head, Mark, Position, StreamKey
 
 CHANGE = "change"
 CAPTURES_KEY = "ph:captures"
-_AT_ONCE = 16
 
 
 def format_lsn(lsn: int) -> str:
@@ -163,14 +161,10 @@ class CaptureRecord:
         found = await self._connection.execute("HGET", meta_key(stream), f"mark:{self._source}")
         return Mark.parse(found or b"")
 
-    async def tell_through(self, tenants: Iterable[str], through_ms: int) -> None:
-        """That every change of these tenants committed up to this time is in the log."""
-        names = list(tenants)
-        for start in range(0, len(names), _AT_ONCE):
-            keys = [meta_key(StreamKey(name, CHANGE)) for name in names[start : start + _AT_ONCE]]
-            field = f"through:{self._source}"
-            told = (self._connection.execute("HSET", key, field, through_ms) for key in keys)
-            await asyncio.gather(*told)
+    async def tell_through(self, tenant: str, through_ms: int) -> None:
+        """That the tenant has changes of this source: all up to this time, or up to its record's."""
+        key = meta_key(StreamKey(tenant, CHANGE))
+        await self._connection.execute("HSET", key, f"through:{self._source}", through_ms)
 
     async def tell_beginning(self, tenant: str, head: Head) -> None:
         """That the source's transactions after this head have nothing to do with those before."""

@@ -75,6 +75,9 @@ class Rounds:
         # Not from the record's place: a log that lost its newest events gets them again.
         self._position = self._advanced = await self._look_at_slot()
         self._copier.through_ms = self._through_ms
+        if self._source.settings.tenant_column is None:
+            # Before its first change: a state of it has to wait for capture too.
+            await self._record.tell_through(self._source.settings.tenant, self._through_ms)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._copy())
             group.create_task(self._report())
@@ -129,7 +132,6 @@ class Rounds:
         )
         await self._record.save(self._progress)
         self._copier.through_ms = self._through_ms
-        await self._record.tell_through(self._copier.tenants, self._through_ms)
         self._told_at = time.monotonic()
 
     async def _advance(self) -> None:

@@ -48,16 +48,17 @@ def changes(tenant: str) -> StreamKey:
 async def read_captured(connection: Connection, tenant: str) -> Captured:
     """Raises StoreUnavailable."""
     meta = await connection.execute("HGETALL", meta_key(changes(tenant)))
-    through = {
+    # Nothing of the tenant may have changed since its snapshot.
+    through = dict.fromkeys(await SnapshotIndex(connection).firsts(tenant), 0)
+    through |= {
         name.removeprefix(_THROUGH).decode(): int(value)
         for name, value in pairs(meta)
         if name.startswith(_THROUGH)
     }
-    for source in await SnapshotIndex(connection).firsts(tenant):
-        if source not in through:
-            # Nothing of the tenant has changed since its snapshot, as far as the source is read.
-            found = await connection.execute("HGET", f"ph:capture:{source}", "through")
-            through[source] = int(found or 0)
+    for source, ms in through.items():
+        # Told once for all tenants, however many there are.
+        found = await connection.execute("HGET", f"ph:capture:{source}", "through")
+        through[source] = max(ms, int(found or 0))
     return Captured(through, await read_breaks(connection, tenant))
 
 

@@ -189,6 +189,7 @@ class Copier:
         if tenant not in self.tenants:
             await self._record.add_tenant(tenant)
             self.tenants.add(tenant)
+        await self._record.tell_through(tenant, self.through_ms)
         key = StreamKey(tenant, CHANGE)
         stream = self._streams[tenant] = ChangeStream(
             self._log,

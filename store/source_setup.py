@@ -161,6 +161,11 @@ def _about_tables(
             continue
         if name not in candidates:
             problems.append(f"there is no table {name} to capture")
+        elif candidates[name]["parted"] and any(each not in candidates for each in published):
+            problems.append(
+                f"publication '{settings.publication}' publishes partitions one by one, and so no "
+                f"{name}: ALTER PUBLICATION {publication} SET (publish_via_partition_root = true)"
+            )
         else:
             problems.append(
                 f"publication '{settings.publication}' does not publish {name}: "
@@ -175,7 +180,10 @@ def _about_tables(
                 f"not, and so a delete does not tell its row: ALTER TABLE {table.name} REPLICA "
                 "IDENTITY FULL"
             )
-    unasked = sorted(published - set(settings.tables)) if settings.tables else []
+    # A partition that is published by itself is told with its table.
+    unasked = (
+        sorted((published - set(settings.tables)) & set(candidates)) if settings.tables else []
+    )
     return problems + [
         f"publication '{settings.publication}' also publishes {name}: add it to the source's "
         f"tables, or ALTER PUBLICATION {publication} DROP TABLE {name}"

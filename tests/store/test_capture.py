@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from store.captured import read_captured
 from store.connection import Connection, log_key
 from tests.captures import Json, Site, eventually
 
@@ -193,8 +194,8 @@ async def test_a_quiet_source_is_known_to_be_captured_up_to_now(site: Site) -> N
         first = (await site.progress()).through_ms
 
         async def later() -> bool:
-            told = int(await site.meta(f"through:{site.settings.name}") or 0)
-            return (await site.progress()).through_ms >= first + 500 and told >= first + 500
+            captured = await read_captured(site.connection, site.tenant)
+            return captured.through[site.settings.name] >= first + 500
 
         await eventually(later, "time goes on without changes")
         assert capture.status.lag_bytes == 0
@@ -212,6 +213,28 @@ async def test_one_process_captures_and_the_next_takes_over(site: Site) -> None:
             await site.run("INSERT INTO t VALUES (2)")
             await site.reach(second, "capturing")
             assert [each["key"]["id"] for each in await site.changes()] == [1, 2]
+
+
+async def test_who_cannot_stand_by_says_nothing_of_who_captures(site: Site) -> None:
+    """A second process with a wrong address told everybody that the source was down."""
+    await site.run("CREATE TABLE t (id int PRIMARY KEY)")
+    async with site.capturing():
+
+        async def told() -> bool:
+            return await site.record.status() is not None
+
+        await eventually(told, "the status is told")
+        async with site.running(dsn="postgresql://127.0.0.1:1/nowhere") as other:
+            for _ in range(3):
+                tries = other.status.restarts
+
+                async def tried(tries: int = tries) -> bool:
+                    return other.status.restarts > tries
+
+                await eventually(tried, "it tries again")
+                status = await site.record.status()
+                assert status is not None
+                assert status.state == "capturing"
 
 
 async def test_two_sources_of_one_tenant_share_its_changes(

@@ -119,6 +119,19 @@ async def test_rows_that_a_policy_hides_are_told(site: Site, role: str) -> None:
         source.close()
 
 
+async def test_partitions_that_are_published_one_by_one_are_told(site: Site) -> None:
+    """The advice was to add the table, which was there, and to drop its partition."""
+    await site.run(
+        "CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id); "
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10); "
+        "CREATE PUBLICATION playhead FOR TABLE t"
+    )
+    [sentence] = await refusal(site, tables=("public.t",))
+    assert sentence.endswith("SET (publish_via_partition_root = true)")
+    await site.run("ALTER PUBLICATION playhead SET (publish_via_partition_root = true)")
+    assert await check(replace(site.settings, tables=("public.t",))) == ()
+
+
 async def test_a_key_that_is_not_published_is_told(site: Site) -> None:
     """Of a deleted row nothing was captured but nulls."""
     await site.run(
