@@ -25,6 +25,10 @@ ADVANCE_TIMEOUT_SEC = 600.0
 PAGE_ROWS = 1000
 # Of now: the control file has that of the last checkpoint, for minutes after a standby took over.
 TIMELINE_SQL = "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int"
+_IDENTITY = f"""
+SELECT system_identifier::text AS system_id, {TIMELINE_SQL} AS timeline, d.oid AS database
+  FROM pg_control_system(), pg_catalog.pg_database d WHERE d.datname = current_database()
+"""  # noqa: S608 - no value
 # A page has so many rows whatever their size, so a large message comes in pieces, a row each.
 PIECE_BYTES = 16 << 10
 _MINIMUM_VERSION = 140_000
@@ -203,11 +207,7 @@ class PgSource:
         )
 
     async def identity(self) -> Identity:
-        [row] = await self.fetch(
-            f"SELECT system_identifier::text AS system_id, {TIMELINE_SQL} AS timeline, "
-            "d.oid AS database FROM pg_control_system(), pg_catalog.pg_database d "
-            "WHERE d.datname = current_database()"  # noqa: S608 - no value
-        )
+        [row] = await self.fetch(_IDENTITY)
         return Identity(row["system_id"], row["timeline"], row["database"])
 
     async def moment(self) -> Moment:
