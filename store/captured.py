@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from store.capture_record import CaptureRecord
 from store.connection import Connection, meta_key
 from store.errors import Behind
 from store.event import Position, StreamKey
@@ -72,6 +73,17 @@ async def read_tenants(connection: Connection, source: str) -> list[str]:
     """The tenants whose changes a source ever told."""
     members = await connection.execute("SMEMBERS", f"ph:capture:{source}:tenants")
     return sorted(member.decode() for member in members)
+
+
+async def read_published(connection: Connection, sources: Iterable[str]) -> set[str] | None:
+    """The tables that these sources publish; None where that is not known of each, or there is none."""
+    published: set[str] = set()
+    for source in sources:
+        found = await CaptureRecord(connection, source).published()
+        if found is None:
+            return None
+        published |= found.keys()
+    return published or None
 
 
 async def count_breaks(connection: Connection, tenant: str) -> int:

@@ -13,7 +13,7 @@ from gateway.errors import ApiError
 from gateway.playback.tables import parse_tables
 from gateway.routes.request import parse_body, read_body
 from gateway.routes.tenancy import Tenancy
-from store.captured import read_captured
+from store.captured import read_captured, read_published
 from store.configuration import Configuration, SnapshotSettings
 from store.connection import Connection
 from store.cron import check_cron, next_due
@@ -73,10 +73,12 @@ class ConfigurationRoutes:
         tenant = self.tenancy.of(request, user, body.tenant_id)
         tables, wrong = parse_tables(body.list_tables)
         if wrong:
-            named = ", ".join(f"'{entry[:100]}'" for entry in wrong[:_MOST_NAMED])
-            if len(wrong) > _MOST_NAMED:
-                named += f" and {len(wrong) - _MOST_NAMED} more"
-            raise _invalid(f"list_tables must hold schema.table names, got: {named}")
+            raise _invalid(f"list_tables must hold schema.table names, got: {_named(wrong)}")
+        captured = await read_captured(self.connection, tenant)
+        published = await read_published(self.connection, captured.through)
+        missing = [table for table in tables if published is not None and table not in published]
+        if missing:
+            raise _invalid(f"list_tables has no captured table of the name {_named(missing)}")
         await self.configuration.set_tables(tenant, tables)
         return await self._answer(tenant, "Snapshot tables set")
 
@@ -98,6 +100,11 @@ class ConfigurationRoutes:
         captured = await read_captured(self.connection, tenant)
         due_ms = next_due(settings.snapshot_interval, int(self.server_time.now_ms()))
         return rfc3339(due_ms) if captured.through and due_ms is not None else None
+
+
+def _named(entries: list[str]) -> str:
+    named = ", ".join(f"'{entry[:100]}'" for entry in entries[:_MOST_NAMED])
+    return named + (f" and {more} more" if (more := len(entries) - _MOST_NAMED) > 0 else "")
 
 
 def _check_cron(expression: str) -> None:

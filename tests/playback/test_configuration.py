@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from gateway.playback.tables import parse_tables
+from store.capture_record import CaptureRecord
+from store.connection import Connection
 from tests.conftest import Start
 from tests.playback.conftest import House
 from tests.playback.controls import Controls, refused
@@ -157,6 +159,20 @@ async def test_every_entry_that_is_no_table_is_named(controls: Controls) -> None
         assert f"'{each}'" in found["message"]
     assert "good" not in found["message"]
     assert (await shown(controls))["list_tables"] == ["kept.table"]
+
+
+async def test_every_table_that_is_not_captured_is_named(
+    controls: Controls, tenant: str, backend: Connection
+) -> None:
+    """As soon as capture has told what it captures for the tenant."""
+    record = CaptureRecord(backend, f"s{uuid4().hex[:10]}")
+    await record.tell_through(tenant, 0)
+    assert settings(await put_tables(controls, "public.t,public.nope"))
+    await record.save_published({"public.t": [1], 'public."U"': [2]})
+    assert settings(await put_tables(controls, 'public.t,PUBLIC."U"'))
+    found = refused(await put_tables(controls, "public.t,public.nope,other.t"), 400, INVALID)
+    assert found["message"].endswith("'public.nope', 'other.t'")
+    assert settings(await put_tables(controls, ""))
 
 
 async def test_a_long_list_of_wrong_entries_is_named_to_the_last(controls: Controls) -> None:
