@@ -82,6 +82,24 @@ def test_what_the_demonstration_prints_works_and_nothing_is_left_of_it(folder: P
         demo.process.send_signal(signal.SIGTERM)
         assert demo.wait() == 0, demo.notes
         assert not [note for note in demo.notes if "[error" in note or "[critical" in note]
+        assert not [note for note in demo.notes if "snapshot_needed" in note], "no fault at first"
+    assert_nothing_runs(data)
+
+
+def test_the_demonstration_goes_on_when_its_database_was_made_anew(folder: Path) -> None:
+    """Its data were in a folder for temporary files: after a restart nothing was captured any more."""
+    data = folder / "data"
+    for _ in range(2):
+        with Playhead("", "demo", "--port", "0", "--data-dir", str(data)) as demo:
+            wait_until(lambda: any("/watch" in line for line in demo.lines), "it is there")
+            with typed(next(line for line in demo.lines if "/watch" in line)) as output:
+                read_until(output, '"op":"u"')
+            demo.process.send_signal(signal.SIGTERM)
+            assert demo.wait() == 0, demo.notes
+        shutil.rmtree(data / "postgres")
+
+
+def assert_nothing_runs(data: Path) -> None:
     for lock in data.rglob("*.lock"):
         held = take_lock(lock)
         assert held is not None, f"{lock} is held: a process is left"

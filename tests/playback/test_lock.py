@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
@@ -210,13 +210,6 @@ async def until_free(controls: Controls) -> dict[str, Any]:
     return session
 
 
-async def until_cut(stream: OpenStream) -> None:
-    """It ends in the middle: without its last frames, however the system says it."""
-    with suppress(ConnectionError):
-        await stream.rest()
-    assert "connection-closing" not in [frame.event for frame in stream.frames]
-
-
 @pytest.mark.parametrize("way", [by_post, by_get])
 async def test_a_replay_of_a_named_tenant_holds_the_lock_until_its_client_leaves(
     house: House,
@@ -289,7 +282,7 @@ async def test_a_replay_is_refused_while_there_is_a_session_and_told_which(
     assert (await controls.send("POST", REPLAY, {**ALL, "identifier": {}})).status_code == 200
 
 
-async def test_reset_takes_the_lock_from_a_replay_and_its_stream_is_cut(
+async def test_reset_takes_the_lock_from_a_replay_and_its_stream_ends_with_its_reason(
     house: House, shop: RunningGateway, tenant: str
 ) -> None:
     others = Controls(house.second.client, tenant)
@@ -298,7 +291,11 @@ async def test_reset_takes_the_lock_from_a_replay_and_its_stream_is_cut(
         await stream.until("event")
         assert done(await others.reset(), null=True) is None
         session = await others.begin()
-        await until_cut(stream)
+        await stream.rest()
+    *_, error, closing = stream.frames
+    assert "lock of the tenant could not be kept" in error.data["message"]
+    assert closing.data["reason"] == "end_of_stream"
+    assert "replay_completed" not in [frame.kind for frame in stream.frames]
     assert await others.current() == session
 
 
