@@ -172,6 +172,10 @@ class States:
         await self._read(asked, plan.start(asked.head), fold)
         return State(tenant, at_ms, found=plan.found, fold=fold, wanted=tables, reader=self._reader)
 
+    async def has_rows(self, tenant: str) -> bool:
+        """Whether a source was ever captured that has rows of this tenant."""
+        return bool((await read_captured(self._connection, tenant)).through)
+
     async def behind(self, tenant: str, at_ms: int) -> Behind | None:
         """Why changes of this time or before may still come to the log; None when all have."""
         return (await read_captured(self._connection, tenant)).behind(at_ms)

@@ -109,7 +109,9 @@ class Ranges:
     async def _event_types(self, tenant: str, wanted: Sequence[str] | None) -> list[str]:
         kept = await self._log.streams(tenant)
         if wanted is None:
-            return kept
+            # A database whose rows are known and did not change yet has no log.
+            captured = {CHANGE} if await self._states.has_rows(tenant) else set()
+            return sorted(captured.union(kept))
         if not wanted:
             raise RangeError("event_types must name at least one event type, got: []")
         for event_type in wanted:

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from store.connection import Connection
+from store.connection import Connection, meta_key
 from store.event import Draft, Retention, StreamKey
 from store.log import EventLog
 from tests.conftest import Start
@@ -206,6 +206,15 @@ async def test_changes_without_a_snapshot_are_initialised_only_as_far_as_they_re
 
 
 # -- a session that is there already
+
+
+async def test_a_database_of_which_nothing_was_told_yet_is_played_too(
+    controls: Controls, backend: Connection, tenant: str
+) -> None:
+    """Its log began a moment after `init`: the session had no event types, and played nothing."""
+    key = meta_key(StreamKey(tenant, "change"))
+    await backend.execute("HSET", key, "through:somewhere", 1)
+    assert (await controls.begin())["event_types"] == ["change"]
 
 
 async def test_a_second_init_is_refused_with_the_holders_session(
