@@ -4,7 +4,7 @@ Pure ASGI: what is wrapped here is passed on unbuffered. Streams write past it, 
 """
 
 import time
-from uuid import uuid4
+from random import getrandbits
 
 import msgspec
 import structlog
@@ -29,6 +29,13 @@ _STATUS_CODES = {
 }
 
 
+def make_request_id() -> str:
+    """A UUID of version 4 (RFC 9562 §5.4): to find a request by, so no secret, and made quickly."""
+    text = f"{getrandbits(128):032x}"
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
 class Edge:
     """Wraps the application."""
 
@@ -41,7 +48,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = str(uuid4())
+        request_id = make_request_id()
         scope["state"].update(request_id=request_id, server_send=send)
         method: str = scope["method"]
         started = time.perf_counter()
