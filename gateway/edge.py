@@ -8,7 +8,6 @@ from random import getrandbits
 
 import msgspec
 import structlog
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -111,7 +110,11 @@ class Admission:
         await app(scope, receive, send)
 
     def _check(self, scope: Scope) -> ApiError | None:
-        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        size, tenant = 0, None
+        for name, value in scope["headers"]:
+            size += len(name) + len(value)
+            if name == b"x-tenant-id" and tenant is None:
+                tenant = value.decode("latin-1")
         if size > self._header_bytes:
             return ApiError(
                 431,
@@ -128,9 +131,7 @@ class Admission:
                 f"The query string may have {self._query_bytes} bytes, got: {query_size}",
             )
         try:
-            scope["state"]["tenant"] = parse_tenant(
-                Headers(scope=scope).get("x-tenant-id"), self._default_tenant
-            )
+            scope["state"]["tenant"] = parse_tenant(tenant, self._default_tenant)
         except ApiError as error:
             return error
         return None

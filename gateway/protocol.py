@@ -122,13 +122,28 @@ class Protocol(HttpToolsProtocol):
         # a head, or the trailers and extensions of chunks, and must not go on for ever.
         self._unframed = 0
         self._in_head = True
+        self._begun = False  # its first bytes have come, its last have not
         self._too_large = False
         self._lingering: asyncio.TimerHandle | None = None
         self._writer = _Writer(transport, self._close)
-        self._head_timer = self.loop.call_later(_HEADER_TIMEOUT_SEC, self._on_head_timeout)
+        self._extensions: dict[str, dict[object, object]] = {
+            "playhead": {"connection": _Connection(transport)}
+        }
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._await_head()
+
+    def _await_head(self) -> None:
+        """The head under way must end in time."""
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(_HEADER_TIMEOUT_SEC, self._on_head_timeout)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_timer.cancel()
+        self._stop_head_timer()
         if self._lingering is not None:
             self._lingering.cancel()
         self._writer.release()
@@ -143,16 +158,16 @@ class Protocol(HttpToolsProtocol):
             return
         self._unframed += len(data)
         super().data_received(data)
+        if self._begun:
+            self._await_head()
         if self._unframed > self.header_bytes and not self.transport.is_closing():
             self._too_large = True
             self.send_400_response("Request head is too large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
-        self._head_timer.cancel()
-        self._head_timer = self.loop.call_later(_HEADER_TIMEOUT_SEC, self._on_head_timeout)
-        self.scope["extensions"] = {"playhead": {"connection": _Connection(self.transport)}}
+        self._in_head = self._begun = True
+        self.scope["extensions"] = self._extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # a trailer is no header: it came past whoever checked those
@@ -162,8 +177,8 @@ class Protocol(HttpToolsProtocol):
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise ValueError("not HTTP/1.0 or HTTP/1.1")  # the parser makes it a refusal
         super().on_headers_complete()
-        self._in_head, self._unframed = False, 0
-        self._head_timer.cancel()
+        self._in_head, self._begun, self._unframed = False, False, 0
+        self._stop_head_timer()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._writer.begin_response()

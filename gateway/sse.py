@@ -3,8 +3,10 @@
 Source: WHATWG HTML, server-sent events, §9.2.5; names and fields: Aviso wire contract §5.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -57,11 +59,17 @@ def cursor(position: Position, epoch: bytes) -> str:
     return f"{position.sequence}-{epoch.decode()}" if epoch else str(position.sequence)
 
 
-def timestamp(now: datetime | None = None) -> str:
-    """RFC 3339 in UTC with seconds, as all frames but events have it."""
+def timestamp(moment: datetime | None = None) -> str:
+    """RFC 3339 in UTC with seconds, as all frames but events have it; of now, without a moment."""
+    if moment is None:
+        return _second(int(time.time()))
     # Not strftime, which leaves out the leading zeros of years before 1000.
-    moment = (now or datetime.now(UTC)).replace(microsecond=0, tzinfo=None)
-    return f"{moment.isoformat()}Z"
+    return f"{moment.replace(microsecond=0, tzinfo=None).isoformat()}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
 def control(

@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.ring", "gateway.sse", "gateway.metrics", "gateway.server", "gateway.options"),
     ("gateway.protocol",),
     ("gateway.errors", "gateway.tenant", "gateway.logs", "gateway.yaml_file", "gateway.row_text"),
+    ("gateway.tally",),
     ("gateway.remote",),
     ("gateway.following", "gateway.resumption", "gateway.terminal", "gateway.arguments"),
     ("gateway.client", "gateway.eventsource", "gateway.ndjson"),
