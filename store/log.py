@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 import structlog
 
-from store.cluster import Argument
 from store.connection import (
     TENANTS_KEY,
     Connection,
@@ -42,6 +41,7 @@ from store.event import (
     Retention,
     StreamKey,
 )
+from store.link import Argument
 
 logger = structlog.get_logger(__name__)
 

@@ -53,13 +53,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.log", "store.data_directory", "store.server_binary"),
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
-    ("store.cluster", "store.pool"),
+    ("store.cluster",),
+    ("store.link",),
     ("store.visibility", "store.cron", "store.playback_schema"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
 ONLY = {
-    "redis": {"store.connection", "store.cluster", "store.pool"},
+    "redis": {"store.connection", "store.cluster", "store.link"},
     "asyncpg": {
         "gateway.fleet",
         "store.pgsource",
