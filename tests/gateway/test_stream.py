@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import pytest
 
 from gateway import census
 from gateway.log_stream import LogStream
-from gateway.stream import _Resumed
 from store import connection as store_connection
 from store.connection import Connection, log_key
 from store.event import StreamKey
@@ -107,106 +106,6 @@ async def read_all(stream: OpenStream, last: int) -> list[int]:
     """The sequences of all events up to this one, gathered from the stream's beginning."""
     await stream.until(lambda frame: frame.kind == "event" and frame.sequence == last)
     return [frame.sequence for frame in stream.frames if frame.kind == "event"]
-
-
-# -- the hand-over of a send that waits
-
-
-class Steps:
-    """A send that waits for one future after the other, and notes what it met."""
-
-    def __init__(self, *futures: "asyncio.Future[int]") -> None:
-        self.futures = futures
-        self.met: list[object] = []
-
-    async def send(self) -> None:
-        try:
-            for future in self.futures:
-                try:
-                    self.met.append(await future)
-                except ValueError as error:
-                    self.met.append(str(error))
-        finally:
-            self.met.append("end")
-
-
-def begin(steps: Steps) -> _Resumed:
-    """Drive it by hand to its first wait, as a sweep does."""
-    sending = steps.send()
-    return _Resumed(sending, sending.send(None))
-
-
-def futures(count: int) -> list["asyncio.Future[int]"]:
-    loop = asyncio.get_running_loop()
-    return [loop.create_future() for _ in range(count)]
-
-
-async def wait_for(resumed: _Resumed) -> None:
-    await resumed
-
-
-async def test_a_send_that_was_begun_by_hand_is_ended_by_a_task() -> None:
-    first, second, third = futures(3)
-    steps = Steps(first, second, third)
-    resumed = begin(steps)
-    first.set_result(1)  # before anybody awaits it
-    task = asyncio.create_task(wait_for(resumed))
-    await until(lambda: steps.met == [1], "the first wait is over")
-    second.set_exception(ValueError("lost"))
-    await until(lambda: steps.met == [1, "lost"], "the second wait is over")
-    third.set_result(3)
-    await task
-    assert steps.met == [1, "lost", 3, "end"]
-
-
-@pytest.mark.parametrize("waits", [0, 1])
-async def test_a_cancelled_task_ends_the_send_it_took_over(waits: int) -> None:
-    first, second = futures(2)
-    steps = Steps(first, second)
-    task = asyncio.create_task(wait_for(begin(steps)))
-    if waits:
-        first.set_result(1)
-    await until(lambda: len(steps.met) == waits, "it waits")
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert steps.met == [1, "end"][1 - waits :]
-    assert (second if waits else first).cancelled()
-
-
-async def test_a_send_that_fails_after_its_wait_fails_the_task() -> None:
-    [future] = futures(1)
-
-    async def send() -> None:
-        await future
-        raise OSError("broken")
-
-    sending = send()
-    resumed = _Resumed(sending, sending.send(None))
-    future.set_result(0)
-    with pytest.raises(OSError, match="broken"):
-        await resumed
-
-
-def test_a_send_that_nobody_takes_over_is_closed_in_silence() -> None:
-    closed: list[bool] = []
-
-    class Wait:
-        def __await__(self) -> Generator[str, None, None]:
-            yield "future"
-
-    async def send() -> None:
-        try:
-            await Wait()
-        finally:
-            closed.append(True)
-
-    sending = send()
-    resumed = _Resumed(sending, sending.send(None))
-    del sending, resumed
-    gc.collect()
-    assert closed == [True]
 
 
 # -- slow clients
