@@ -25,7 +25,12 @@ logger = structlog.get_logger(__name__)
 
 
 class Connection(Protocol):
-    """A client's connection, as the server lends it to one stream."""
+    """A client's connection, as the server lends it to one stream.
+
+    `written_bytes` counts what was written since it was borrowed.
+    """
+
+    written_bytes: int
 
     def borrow(self, on_left: Callable[[], None]) -> bool:
         """Have it to write on until it is given back, or the client has left, which is told.
@@ -75,7 +80,6 @@ class EventStream(ABC):
         "_stalled_sec",
         "_taken_bytes",
         "_task",
-        "_written_bytes",
         "request_id",
         "topic",
     )
@@ -105,7 +109,6 @@ class EventStream(ABC):
         self._closing: str | None = None
         self._ended = False
         self._connection: Connection | None = None
-        self._written_bytes = 0
         self._taken_bytes = 0
         self._stalled_sec = 0.0
 
@@ -178,14 +181,12 @@ class EventStream(ABC):
     async def _write(self, body: bytes) -> None:
         connection = self._connection
         assert connection is not None  # noqa: S101 - set before any task starts
-        self._written_bytes += len(body)
         while not connection.write(body):
             await connection.writable()
 
     def push(self, body: bytes, events: int) -> bool:
         connection = self._connection
         assert connection is not None  # noqa: S101 - only who has begun is a member
-        self._written_bytes += len(body)
         if events:
             self._on_events(events)
         try:
@@ -254,10 +255,11 @@ class EventStream(ABC):
         The kernel's own time-out for this (TCP_USER_TIMEOUT) is none: it also ends a connection
         whose client reads on, slowly, as long as its window has no room for a whole segment.
         """
-        if self._connection is None:
-            return False
-        unsent = self._connection.unsent()
-        taken = self._written_bytes - unsent
+        connection = self._connection
+        if connection is None or connection.written_bytes == self._taken_bytes:
+            return False  # all was taken when it was asked before, which costs a system call
+        unsent = connection.unsent()
+        taken = connection.written_bytes - unsent
         if unsent == 0 or taken > self._taken_bytes:
             self._taken_bytes, self._stalled_sec = taken, 0.0
             return False
@@ -277,23 +279,23 @@ class EventStream(ABC):
             await self._catch_up()
 
     async def _catch_up(self) -> None:
+        assert self._connection is not None  # noqa: S101 - set before any task starts
         while not self._ended:
             if self._blocked:
                 blocked, self._blocked = self._blocked, b""
-                self._written_bytes -= len(blocked)  # counted when it was pushed
                 await self._write(blocked)
             if self._closing is not None:
                 await self._finish(self._closing)
                 return
             if self._heartbeat_due:
                 await self._write(self._take_heartbeat())
-            written = self._written_bytes
+            written = self._connection.written_bytes
             try:
                 if await self.approach():
                     return
             except StoreUnavailable:
                 await asyncio.sleep(random.uniform(*RETRY_SEC))  # noqa: S311 - spread, no secret
-            if self._written_bytes == written:
+            if self._connection.written_bytes == written:
                 # A step may find nothing to wait for; were it to come to nothing for ever, all
                 # others would wait for this stream.
                 await asyncio.sleep(0)

@@ -54,6 +54,7 @@ class Client:
         self.takes = asyncio.Event()
         self.takes.set()
         self.body = b""
+        self.written_bytes = 0
         self._on_left: Callable[[], None] = lambda: None
 
     def borrow(self, on_left: Callable[[], None]) -> bool:
@@ -63,6 +64,7 @@ class Client:
     def write(self, body: bytes) -> bool:
         if self.takes.is_set():
             self.body += body
+            self.written_bytes += len(body)
         return self.takes.is_set()
 
     async def writable(self) -> None:
