@@ -201,6 +201,7 @@ class Protocol(HttpToolsProtocol):
         self._extensions: dict[str, dict[object, object]] = {
             "playhead": {"connection": self._connection}
         }
+        self._running: RequestResponseCycle
         self._lent = False
         self._held = b""  # what a client sent while its connection was lent
         self._head_timer: asyncio.TimerHandle | None = None
@@ -261,6 +262,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.writer.begin_response()
+        self._running = cycle
         cycle.transport = self.writer  # type: ignore[assignment]
         if cycle.scope["http_version"] == "1.0":
             app = _without_chunks(cycle, app)
@@ -278,11 +280,12 @@ class Protocol(HttpToolsProtocol):
     def lend(self) -> bool:
         """Let go of the response under way, but for the end of its body. True: it is sent in chunks."""
         self.writer.flush()
-        cycle = self.cycle
+        cycle = self._running
         # For the server it has ended: the task that began it may end, and all that it needed goes.
         cycle.response_complete = True
-        cycle.scope = self.scope = {}  # type: ignore[typeddict-item]
-        self.headers = []
+        cycle.scope = {}  # type: ignore[typeddict-item]
+        if cycle is self.cycle:  # else the next request has come already
+            self.scope, self.headers = cycle.scope, []
         self._lent = True
         self.flow.resume_reading()  # else nobody would see the client leave
         return bool(cycle.chunked_encoding)
@@ -291,7 +294,7 @@ class Protocol(HttpToolsProtocol):
         """The response has ended with this: what the client asks next may be answered."""
         self._lent = False
         self.writer.write(rest)
-        if not self.cycle.keep_alive:
+        if not self._running.keep_alive:
             self.writer.close()
         self.on_response_complete()
         held, self._held = self._held, b""
@@ -308,7 +311,7 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         if self._lent:
-            self.cycle.keep_alive = False
+            self._running.keep_alive = False
         else:
             super().shutdown()
 

@@ -291,6 +291,31 @@ async def test_clients_that_leave_at_any_moment_leave_no_task_no_stream_and_no_r
     await until(lambda: not kept_streams(), "no stream is kept in memory")
 
 
+@pytest.mark.parametrize("body", [b"", b"12345"])
+async def test_what_a_client_sends_during_its_stream_is_answered_after_it(
+    opened: Opened, body: bytes
+) -> None:
+    """The connection is the stream's alone until then, also when the rest of its request comes."""
+    gateway = await opened()
+    asked = watching(gateway).replace(b"length: 0", b"length: %d" % len(body))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(60):
+        writer.write(asked)
+        await reader.readuntil(b"event: heartbeat\n")
+        writer.write(body + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        last = await publish(gateway)
+        await reader.readuntil(b"reading@%d" % last)
+        [stream] = gateway.gateway.streams._open
+        stream.close("max_duration_reached")
+        rest = await reader.read(-1)
+    writer.close()
+    await writer.wait_closed()
+    ended, _, answer = rest.partition(b"\r\n0\r\n\r\n")
+    assert b"event: connection-closing\n" in ended
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'{"status":"ok"}')
+
+
 # -- heartbeats
 
 
