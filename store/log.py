@@ -342,6 +342,9 @@ class EventLog:
                     fetch = asyncio.ensure_future(
                         self._page(stream, page.position, until, epoch, count)
                     )
+                    # A task has its first step in the next turn. Without one the server would be
+                    # asked only when this page is used up.
+                    await asyncio.sleep(0)
                 yield page
                 if ended or reset:
                     return
