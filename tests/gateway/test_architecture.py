@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.stream", "gateway.auth", "gateway.fanout", "gateway.schema"),
     ("gateway.ring", "gateway.sse", "gateway.metrics", "gateway.server", "gateway.options"),
     ("gateway.protocol",),
+    ("gateway.descriptors",),
     ("gateway.errors", "gateway.tenant", "gateway.logs", "gateway.yaml_file", "gateway.row_text"),
     ("gateway.tally",),
     ("gateway.remote",),
