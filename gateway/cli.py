@@ -21,6 +21,7 @@ from gateway.arguments import UsageError, build_notification, build_params
 from gateway.captures import check_sources, read_sources
 from gateway.client import PATIENCE_SEC, SILENCE_SEC, Client, ClientError
 from gateway.demo import demonstrate
+from gateway.descriptors import describe_shortage
 from gateway.following import Following, Operation
 from gateway.ndjson import read_batches
 from gateway.remote.bar import Bar
@@ -260,6 +261,8 @@ def check(
     mode = "strict" if catalog.strict else "permissive"
     names = ", ".join(catalog.event_types) or "none"
     print(f"\nThe configuration can be used. Event types ({mode}): {names}")
+    if (shortage := describe_shortage()) is not None:
+        print(shortage)
     if sources and not _check_sources(loaded.settings):
         raise typer.Exit(1)
 

@@ -85,9 +85,7 @@ class Channel:
             del self._waiting[future]
 
     async def on_entries(self, entries: Sequence[Entry], position: Position, epoch: bytes) -> None:
-        frames = [
-            sse.event_frame(sse.LIVE, entry_id, epoch, event) for entry_id, (_, event) in entries
-        ]
+        frames = sse.event_frames(sse.LIVE, entries, epoch)
         self.epoch = epoch
         self.ring.add([Position.parse(entry_id) for entry_id, _ in entries], entries, frames)
         # Fixed before the first send: who joins while the sweep gives way has these events already.

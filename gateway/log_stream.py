@@ -55,6 +55,17 @@ class StreamPlan:
 class LogStream(EventStream):
     """Sends what one request asked for of one log."""
 
+    __slots__ = (
+        "_channel",
+        "_epoch",
+        "_fanout",
+        "_limits",
+        "_log",
+        "_plan",
+        "_position",
+        "_reset",
+    )
+
     def __init__(
         self,
         plan: StreamPlan,
@@ -63,7 +74,7 @@ class LogStream(EventStream):
         fanout: Fanout,
         census: Census,
         limits: StreamLimits,
-        lifetime: Callable[[], AbstractContextManager[None]],
+        lifetime: AbstractContextManager[None],
         on_events: Callable[[int], None],
         on_error: Callable[[], None],
     ) -> None:

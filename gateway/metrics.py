@@ -7,7 +7,7 @@ request or event is a child bound to its labels once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -22,6 +22,8 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.metrics import MetricWrapperBase
+
+from gateway.tally import Count, Counts, Distributions, Levels
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNKNOWN = "unknown"
@@ -181,7 +183,7 @@ class Metrics:
 
     # Publishing.
 
-    def notifications(self, event_type: str | None, status: NotificationStatus) -> Counter:
+    def notifications(self, event_type: str | None, status: NotificationStatus) -> Count:
         """The counter of notifications; no event type is one that could not be parsed or is unknown."""
         return self._notifications[self._event_label(event_type), status]
 
@@ -209,17 +211,11 @@ class Metrics:
             else:
                 self._unique_users[route,].dec()
 
-    @contextmanager
-    def stream(self, route: str, event_type: str, user: str | None) -> Iterator[None]:
+    def stream(self, route: str, event_type: str, user: str | None) -> AbstractContextManager[None]:
         """Count a stream for as long as it is open."""
-        self.stream_opened(route, event_type, user)
-        opened = perf_counter()
-        try:
-            yield
-        finally:
-            self.stream_closed(route, event_type, user, perf_counter() - opened)
+        return _StreamOpen(self, route, event_type, user)
 
-    def events_sent(self, route: str, event_type: str) -> Counter:
+    def events_sent(self, route: str, event_type: str) -> Count:
         """The counter of notifications sent into streams: ``inc`` by the number in a send."""
         return self._events_sent[route, self._event_label(event_type)]
 
@@ -254,6 +250,16 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"playhead_{name}", text, labels, registry=self._registry)
 
+    def _counts(self, name: str, text: str, *labels: str) -> Counts:
+        family = Counts(f"playhead_{name}", text, labels)
+        self._registry.register(family)
+        return family
+
+    def _distributions(self, name: str, text: str, *labels: str) -> Distributions:
+        family = Distributions(f"playhead_{name}", text, labels, _ANSWER_SECONDS)
+        self._registry.register(family)
+        return family
+
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"playhead_{name}", text, labels, registry=self._registry)
 
@@ -267,42 +273,31 @@ class Metrics:
         return Histogram(f"playhead_{name}", text, labels, buckets=buckets, registry=self._registry)
 
     def _declare_http(self) -> None:
-        self._requests = _Children(
-            self._counter(
-                "http_requests_total",
-                "HTTP requests by matched route.",
-                *("route", "method", "status_code"),
-            )
+        self._requests = self._counts(
+            "http_requests_total",
+            "HTTP requests by matched route.",
+            *("route", "method", "status_code"),
         )
-        self._request_seconds = _Children(
-            self._histogram(
-                "http_request_duration_seconds",
-                "Time until the response headers are ready; of a stream, its setup.",
-                *("route", "method"),
-            )
+        self._request_seconds = self._distributions(
+            "http_request_duration_seconds",
+            "Time until the response headers are ready; of a stream, its setup.",
+            *("route", "method"),
         )
-        self._in_flight = _Children(
-            self._gauge(
-                "http_requests_in_flight",
-                "HTTP requests whose response headers are not ready yet.",
-                "method",
-            )
+        self._in_flight = Levels(
+            "playhead_http_requests_in_flight",
+            "HTTP requests whose response headers are not ready yet.",
+            ("method",),
         )
+        self._registry.register(self._in_flight)
 
     def _declare_log(self) -> None:
-        self._backend_calls = _Children(
-            self._counter(
-                "backend_operations_total",
-                "Calls to the log.",
-                *("backend", "operation", "outcome"),
-            )
+        self._backend_calls = self._counts(
+            "backend_operations_total", "Calls to the log.", *("backend", "operation", "outcome")
         )
-        self._backend_seconds = _Children(
-            self._histogram(
-                "backend_operation_duration_seconds",
-                "Duration of calls to the log, as the caller sees it.",
-                *("backend", "operation", "outcome"),
-            )
+        self._backend_seconds = self._distributions(
+            "backend_operation_duration_seconds",
+            "Duration of calls to the log, as the caller sees it.",
+            *("backend", "operation", "outcome"),
         )
         self._durability = Info(
             "playhead_durability",
@@ -350,12 +345,10 @@ class Metrics:
                 "route",
             )
         )
-        self._events_sent = _Children(
-            self._counter(
-                "sse_events_sent_total",
-                "Notifications sent into streams; control frames are not counted.",
-                *("route", "event_type"),
-            )
+        self._events_sent = self._counts(
+            "sse_events_sent_total",
+            "Notifications sent into streams; control frames are not counted.",
+            *("route", "event_type"),
         )
         self._stream_errors = _Children(
             self._counter(
@@ -374,10 +367,8 @@ class Metrics:
         )
 
     def _declare_gateway(self) -> None:
-        self._notifications = _Children(
-            self._counter(
-                "notifications_total", "Notifications published.", *("event_type", "status")
-            )
+        self._notifications = self._counts(
+            "notifications_total", "Notifications published.", *("event_type", "status")
         )
         self._auth_outcomes = _Children(
             self._counter("auth_requests_total", "Authentication attempts.", *("mode", "outcome"))
@@ -438,3 +429,24 @@ class Metrics:
 
 def _method(method: str) -> str:
     return method if method in _METHODS else "other"
+
+
+class _StreamOpen(AbstractContextManager[None]):
+    """A stream that is counted. Not a generator: each of ten thousand streams keeps one."""
+
+    __slots__ = ("_event_type", "_metrics", "_opened", "_route", "_user")
+
+    def __init__(self, metrics: Metrics, route: str, event_type: str, user: str | None) -> None:
+        self._metrics = metrics
+        self._route = route
+        self._event_type = event_type
+        self._user = user
+        self._opened = 0.0
+
+    def __enter__(self) -> None:
+        self._metrics.stream_opened(self._route, self._event_type, self._user)
+        self._opened = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = perf_counter() - self._opened
+        self._metrics.stream_closed(self._route, self._event_type, self._user, seconds)

@@ -33,7 +33,7 @@ class RowStream(EventStream):
         request_id: str,
         census: Census,
         send_timeout_sec: float,
-        lifetime: Callable[[], AbstractContextManager[None]],
+        lifetime: AbstractContextManager[None],
         on_error: Callable[[], None],
     ) -> None:
         super().__init__(
@@ -90,7 +90,7 @@ class LineResponse(Response):
         *,
         request_id: str,
         send_timeout_sec: float,
-        lifetime: Callable[[], AbstractContextManager[None]],
+        lifetime: AbstractContextManager[None],
         on_error: Callable[[], None],
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -108,7 +108,7 @@ class LineResponse(Response):
             return
         raw_send = scope.get("state", {}).get("server_send", send)
         connection = scope.get("extensions", {}).get("playhead", {}).get("connection")
-        with self._lifetime():
+        with self._lifetime:
             sending = asyncio.create_task(self._send(raw_send))
             leaving = asyncio.create_task(_left(receive))
             try:

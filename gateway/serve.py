@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import resource
 import shlex
 import signal
 from collections.abc import Callable, Coroutine, Iterator
@@ -17,6 +16,7 @@ import uvicorn
 import uvloop
 from starlette.applications import Starlette
 
+from gateway import descriptors
 from gateway import server as http_server
 from gateway.app import Gateway, open_gateway
 from gateway.captures import capture_alone
@@ -49,18 +49,11 @@ def serve(
 
     Raises StoreConfigurationError or StoreUnavailable when it cannot start.
     """
-    _raise_descriptor_limit()
+    descriptors.raise_limit()
+    if (shortage := descriptors.describe_shortage()) is not None:
+        logger.warning("few_open_files", advice=shortage)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(settings, catalog, load_example, beside))
-
-
-def _raise_descriptor_limit() -> None:
-    """To the hard limit: a stream is a descriptor, and the usual soft limit is 1024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(
-        ValueError, OSError
-    ):  # macOS calls it endless and takes no such number
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _freeze() -> None:

@@ -3,8 +3,10 @@
 Source: WHATWG HTML, server-sent events, §9.2.5; names and fields: Aviso wire contract §5.
 """
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -27,26 +29,31 @@ class Match(Protocol):
     def matches(self, topic: bytes, event: bytes) -> bool: ...
 
 
+def _event_template(name: bytes, epoch: bytes) -> bytes:
+    return b"event: %b\nid: %%b-%b\ndata: %%b\n\n" % (name, epoch)
+
+
 def event_frame(name: bytes, entry_id: bytes, epoch: bytes, event: bytes) -> bytes:
     """One stored event. The JSON has no line break: the log takes none that has."""
-    return b"event: %b\nid: %b-%b\ndata: %b\n\n" % (
-        name,
-        entry_id[entry_id.index(b"-") + 1 :],
-        epoch,
-        event,
-    )
+    return _event_template(name, epoch) % (entry_id.partition(b"-")[2], event)
 
 
-def event_frames(name: bytes, entries: Sequence[Entry], epoch: bytes, match: Match) -> list[bytes]:
-    """Frames of the entries that match, in order."""
-    if match.everything:
-        return [event_frame(name, entry_id, epoch, event) for entry_id, (_, event) in entries]
-    matches = match.matches
-    return [
-        event_frame(name, entry_id, epoch, event)
-        for entry_id, (topic, event) in entries
-        if matches(topic, event)
-    ]
+def event_frames(
+    name: bytes, entries: Sequence[Entry], epoch: bytes, match: Match | None = None
+) -> list[bytes]:
+    """Frames of the entries that match, in order; without a match, of all."""
+    if match is not None and not match.everything:
+        matches = match.matches
+        entries = [entry for entry in entries if matches(*entry[1])]
+    if not entries:
+        return []
+    template = _event_template(name, epoch)
+    # Times only grow: where the first and the last have as many digits, all have. To look for the
+    # dash of each would take as long as all else that is done for a frame.
+    start = entries[0][0].index(b"-") + 1
+    if entries[-1][0].index(b"-") + 1 == start:
+        return [template % (entry_id[start:], event) for entry_id, (_, event) in entries]
+    return [event_frame(name, entry_id, epoch, event) for entry_id, (_, event) in entries]
 
 
 def cursor(position: Position, epoch: bytes) -> str:
@@ -57,11 +64,17 @@ def cursor(position: Position, epoch: bytes) -> str:
     return f"{position.sequence}-{epoch.decode()}" if epoch else str(position.sequence)
 
 
-def timestamp(now: datetime | None = None) -> str:
-    """RFC 3339 in UTC with seconds, as all frames but events have it."""
+def timestamp(moment: datetime | None = None) -> str:
+    """RFC 3339 in UTC with seconds, as all frames but events have it; of now, without a moment."""
+    if moment is None:
+        return _second(int(time.time()))
     # Not strftime, which leaves out the leading zeros of years before 1000.
-    moment = (now or datetime.now(UTC)).replace(microsecond=0, tzinfo=None)
-    return f"{moment.isoformat()}Z"
+    return f"{moment.replace(microsecond=0, tzinfo=None).isoformat()}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
 def control(

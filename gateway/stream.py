@@ -1,13 +1,13 @@
 """A stream's life on its connection: opened, sending, closing with a reason. The one SSE response.
 
-While it keeps up, a sweep writes to it and no task is spent on it but the server's own. When it
-cannot take bytes, or has something to read first, a task of its own brings it up to date.
+While it keeps up, a sweep writes to it and no task is spent on it. When it cannot take bytes, or has
+something to read first, a task of its own brings it up to date.
 """
 
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -27,7 +27,27 @@ logger = structlog.get_logger(__name__)
 
 
 class Connection(Protocol):
-    """What the server lets us see of a client's connection."""
+    """A client's connection, as the server lends it to one stream.
+
+    `written_bytes` counts what was written since it was borrowed.
+    """
+
+    written_bytes: int
+
+    def borrow(self, on_left: Callable[[], None]) -> bool:
+        """Have it to write on until it is given back, or the client has left, which is told.
+
+        False: the client has left already.
+        """
+
+    def write(self, body: bytes) -> bool:
+        """False: not sent, for the client has yet to take what was before it."""
+
+    async def writable(self) -> None:
+        """Wait until `write` may be tried again."""
+
+    def give_back(self) -> None:
+        """The stream has ended."""
 
     def unsent(self) -> int:
         """Bytes written that the client's side has not taken yet."""
@@ -44,30 +64,27 @@ class Census(Protocol):
     def leave(self, stream: "EventStream") -> None: ...
 
 
-class _Resumed:
-    """A coroutine that was driven by hand to its first wait, to be awaited from there."""
-
-    __slots__ = ("_coroutine", "_waited_for")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], waited_for: Any) -> None:
-        self._coroutine = coroutine
-        self._waited_for = waited_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        while True:
-            step: Callable[[], Any]
-            try:
-                step = partial(self._coroutine.send, (yield self._waited_for))
-            except BaseException as error:  # noqa: BLE001 - handed on, as `yield from` would
-                step = partial(self._coroutine.throw, error)
-            try:
-                self._waited_for = step()
-            except StopIteration:
-                return
-
-
-class EventStream(EventSourceResponse, ABC):
+class EventStream(ABC):
     """Sends one stream; a subclass says what. A `Subscriber` of a sweep while it is live."""
+
+    # There may be ten thousand, so no dictionary each.
+    __slots__ = (
+        "_blocked",
+        "_census",
+        "_closing",
+        "_connection",
+        "_ended",
+        "_heartbeat_due",
+        "_lifetime",
+        "_on_error",
+        "_on_events",
+        "_send_timeout_sec",
+        "_stalled_sec",
+        "_taken_bytes",
+        "_task",
+        "request_id",
+        "topic",
+    )
 
     def __init__(
         self,
@@ -76,19 +93,11 @@ class EventStream(EventSourceResponse, ABC):
         request_id: str,
         census: Census,
         send_timeout_sec: float,
-        lifetime: Callable[[], AbstractContextManager[None]],
+        lifetime: AbstractContextManager[None],
         on_events: Callable[[int], None],
         on_error: Callable[[], None],
     ) -> None:
-        super().__init__(
-            _no_content(),
-            ping=0,
-            headers={
-                "Content-Type": "text/event-stream",  # else Starlette adds a charset
-                "Cache-Control": "no-cache, no-transform",
-                "Access-Control-Allow-Origin": "*",
-            },
-        )
+        """`lifetime` is entered when the stream begins, and left when it has ended."""
         self.topic = topic
         self.request_id = request_id
         self._census = census
@@ -97,13 +106,11 @@ class EventStream(EventSourceResponse, ABC):
         self._on_events = on_events
         self._on_error = on_error
         self._task: asyncio.Task[None] | None = None
-        self._blocked: _Resumed | None = None
+        self._blocked = b""
         self._heartbeat_due = False
         self._closing: str | None = None
         self._ended = False
-        self._raw_send: Send | None = None
         self._connection: Connection | None = None
-        self._written_bytes = 0
         self._taken_bytes = 0
         self._stalled_sec = 0.0
 
@@ -134,31 +141,29 @@ class EventStream(EventSourceResponse, ABC):
     def limited(self) -> bool:
         """Whether the maximum duration holds and heartbeats are sent."""
 
-    # -- the ASGI side
+    # -- beginning and end
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "HEAD":
-            await super().__call__(scope, receive, send)
-            return
-        if scope["http_version"] != "1.1" or _closes(scope):
-            del self.headers["connection"]
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        # Past the start, frames go to the server directly: a wrapper a layer costs as much as a send.
-        self._raw_send = scope.get("state", {}).get("server_send", send)
-        self._connection = scope.get("extensions", {}).get("playhead", {}).get("connection")
-        with self._lifetime():
-            self._census.enter(self)
-            try:
-                self._start_task(self._live)
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-            finally:
-                self._ended = True
-                self._census.leave(self)
-                if self._task is not None:
-                    self._task.cancel()
-                self.leave()
+    def begin(self, connection: Connection) -> None:
+        """Send on this connection, until the end of the stream or of the connection."""
+        if not connection.borrow(self._on_left):
+            with self._lifetime:  # lets go of what was taken for it
+                return
+        self._connection = connection
+        self._lifetime.__enter__()
+        self._census.enter(self)
+        self._start_task(self._live)
+
+    def _on_left(self) -> None:
+        """The client closed its connection, or it was aborted."""
+        self._ended = True
+        if self._task is not None:
+            self._task.cancel()
+        self.leave()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._census.leave(self)
+        self._lifetime.__exit__(None, None, None)
 
     def _start_task(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         # Not a coroutine yet: one that is cancelled before its first step is never awaited.
@@ -177,41 +182,29 @@ class EventStream(EventSourceResponse, ABC):
 
     # -- writing
 
-    async def _write(self, body: bytes, *, more: bool = True) -> None:
-        assert self._raw_send is not None  # noqa: S101 - set before any task starts
-        self._written_bytes += len(body)
-        await self._raw_send({"type": "http.response.body", "body": body, "more_body": more})
+    async def _write(self, body: bytes) -> None:
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - set before any task starts
+        while not connection.write(body):
+            await connection.writable()
 
     def push(self, body: bytes, events: int) -> bool:
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - only who has begun is a member
+        if events:
+            self._on_events(events)
         try:
-            taken = self._drive(body, more=True)
+            if connection.write(body):
+                return True
         except Exception:
             # A defect must end this stream audibly; the sweep goes on with the others.
             logger.exception("stream_failed", request_id=self.request_id)
             self.leave()
             self.abort()
             return False
-        if taken:
-            if events:
-                self._on_events(events)
-            return True
-        self._on_events(events)
+        self._blocked = body
         self.fall_back()
         self._start_task(self._catch_up)
-        return False
-
-    def _drive(self, body: bytes, *, more: bool) -> bool:
-        """Send without a task. False: the server made us wait; `_blocked` holds the rest."""
-        assert self._raw_send is not None  # noqa: S101 - set before any task starts
-        self._written_bytes += len(body)
-        sending: Any = self._raw_send(
-            {"type": "http.response.body", "body": body, "more_body": more}
-        )
-        try:
-            waited_for = sending.send(None)
-        except StopIteration:
-            return True
-        self._blocked = _Resumed(sending, waited_for)
         return False
 
     async def _finish(self, reason: str) -> None:
@@ -219,8 +212,10 @@ class EventStream(EventSourceResponse, ABC):
             return
         self._ended = True
         self.leave()
-        closing = sse.connection_closing(self.topic, reason, self.request_id)
-        await self._write(closing, more=False)
+        await self._write(sse.connection_closing(self.topic, reason, self.request_id))
+        assert self._connection is not None  # noqa: S101 - it was written to
+        self._connection.give_back()
+        self._settle()
 
     async def _fail(self, message: str) -> None:
         """Tell that the stream cannot go on, and end it."""
@@ -264,10 +259,11 @@ class EventStream(EventSourceResponse, ABC):
         The kernel's own time-out for this (TCP_USER_TIMEOUT) is none: it also ends a connection
         whose client reads on, slowly, as long as its window has no room for a whole segment.
         """
-        if self._connection is None:
-            return False
-        unsent = self._connection.unsent()
-        taken = self._written_bytes - unsent
+        connection = self._connection
+        if connection is None or connection.written_bytes == self._taken_bytes:
+            return False  # all was taken when it was asked before, which costs a system call
+        unsent = connection.unsent()
+        taken = connection.written_bytes - unsent
         if unsent == 0 or taken > self._taken_bytes:
             self._taken_bytes, self._stalled_sec = taken, 0.0
             return False
@@ -303,25 +299,51 @@ class EventStream(EventSourceResponse, ABC):
             await self._catch_up()
 
     async def _catch_up(self) -> None:
+        assert self._connection is not None  # noqa: S101 - set before any task starts
         while not self._ended:
-            if self._blocked is not None:
-                blocked, self._blocked = self._blocked, None
-                await blocked
+            if self._blocked:
+                blocked, self._blocked = self._blocked, b""
+                await self._write(blocked)
             if self._closing is not None:
                 await self._finish(self._closing)
                 return
             if self._heartbeat_due:
                 await self._write(self._take_heartbeat())
-            written = self._written_bytes
+            written = self._connection.written_bytes
             try:
                 if await self.approach():
                     return
             except StoreUnavailable:
                 await asyncio.sleep(random.uniform(*RETRY_SEC))  # noqa: S311 - spread, no secret
-            if self._written_bytes == written:
+            if self._connection.written_bytes == written:
                 # A step may find nothing to wait for; were it to come to nothing for ever, all
                 # others would wait for this stream.
                 await asyncio.sleep(0)
+
+
+class StreamResponse(EventSourceResponse):
+    """The head of a stream's answer. Behind it the stream has the connection to itself."""
+
+    def __init__(self, stream: EventStream) -> None:
+        super().__init__(
+            _no_content(),
+            ping=0,
+            headers={
+                "Content-Type": "text/event-stream",  # else Starlette adds a charset
+                "Cache-Control": "no-cache, no-transform",
+                "Access-Control-Allow-Origin": "*",
+            },
+        )
+        self.stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        if scope["http_version"] != "1.1" or _closes(scope):
+            del self.headers["connection"]
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        self.stream.begin(scope["extensions"]["playhead"]["connection"])
 
 
 def _closes(scope: Scope) -> bool:

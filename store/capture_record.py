@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from store.cluster import Argument
 from store.connection import Connection, meta_key
 from store.event import Head, Mark, Position, StreamKey
+from store.link import Argument
 
 CHANGE = "change"
 CAPTURES_KEY = "ph:captures"

@@ -19,10 +19,9 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from store.link import Argument, Link
+
 Address: TypeAlias = tuple[str, int]
-Argument: TypeAlias = bytes | str | int
-# redis-py's clients are hardly typed; what they answer is Any in any case.
-Client: TypeAlias = Any
 
 SLOTS = 16384
 # One move redirects once, or twice when it ends meanwhile; more is a quarrel between the nodes.
@@ -39,41 +38,41 @@ class Cluster:
     Raises what redis-py raises; a ClusterError when nobody has a slot.
     """
 
-    def __init__(self, seed: Address, connect: Callable[[Address], Client]) -> None:
+    def __init__(self, seed: Address, connect: Callable[[Address], Link]) -> None:
         self._seed = seed
         self._connect = connect
-        self._clients: dict[Address, Client] = {}
+        self._links: dict[Address, Link] = {}
         self._owners: list[Address | None] = [None] * SLOTS
         # Whom to ask, first those who answered last.
         self._nodes: list[Address] = [seed]
         self._stale = True
         self._discovering = asyncio.Lock()
 
-    async def primaries(self) -> list[Client]:
-        """A client for every node that has slots."""
+    async def primaries(self) -> list[Link]:
+        """A link to every node that has slots."""
         await self._discover()
-        return [self._client(owner) for owner in dict.fromkeys(self._owners) if owner is not None]
+        return [self._link(owner) for owner in dict.fromkeys(self._owners) if owner is not None]
 
-    async def client_for(self, key: str) -> Client:
-        """The client of the node that has this key."""
+    async def link_for(self, key: str) -> Link:
+        """The link to the node that has this key."""
         await self._discover()
         owner = self._owners[slot_of(key)]
         if owner is None:
             self._stale = True
             raise ClusterError(f"no node of the cluster has slot {slot_of(key)}")
-        return self._client(owner)
+        return self._link(owner)
 
     async def execute(self, key: str, *command: Argument) -> Any:
         """Run a command on a key, or on several of its slot."""
-        client, asking = await self.client_for(key), False
+        link, asking = await self.link_for(key), False
         for _ in range(_REDIRECTIONS):
             try:
                 if asking:
-                    return (await batch(client, [("ASKING",), command]))[1]
-                return await client.execute_command(*command)
+                    return (await link.batch([("ASKING",), command]))[1]
+                return await link.execute(*command)
             except AskError as redirection:  # MOVED is one, too
                 asking = not isinstance(redirection, MovedError)
-                client = self._follow(redirection, client, lasting=not asking)
+                link = self._follow(redirection, link, lasting=not asking)
             except (RedisError, OSError) as error:
                 self._suspect(error)
                 raise
@@ -81,9 +80,9 @@ class Cluster:
 
     async def pipeline(self, key: str, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Run commands on keys of one slot in one round trip, in this order."""
-        client = await self.client_for(key)
+        link = await self.link_for(key)
         try:
-            return await batch(client, commands)
+            return await link.batch(commands)
         except AskError:
             # Some of the keys may have moved and others not: each finds its own way, in order.
             return [await self.execute(key, *command) for command in commands]
@@ -97,25 +96,28 @@ class Cluster:
         await self._discover()
 
     async def aclose(self) -> None:
-        clients = list(self._clients.values())
-        self._clients.clear()
-        for client in clients:
-            await client.aclose(close_connection_pool=True)
+        links = list(self._links.values())
+        self._links.clear()
+        for link in links:
+            await link.aclose()
 
-    def _client(self, address: Address) -> Client:
-        client = self._clients.get(address)
-        if client is None:
-            client = self._clients[address] = self._connect(address)
-        return client
+    def _link(self, address: Address) -> Link:
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = self._connect(address)
+        return link
 
-    def _follow(self, redirection: AskError, sender: Client, *, lasting: bool) -> Client:
+    def _follow(self, redirection: AskError, sender: Link, *, lasting: bool) -> Link:
         # Without a host the node means its own, under which we know it.
-        host = redirection.host or str(sender.connection_pool.connection_kwargs["host"])
+        host = redirection.host or self._address_of(sender)[0]
         address = (host, int(redirection.port))
         if lasting:
             self._owners[int(redirection.slot_id)] = address
             self._stale = True
-        return self._client(address)
+        return self._link(address)
+
+    def _address_of(self, link: Link) -> Address:
+        return next(address for address, each in self._links.items() if each is link)
 
     def _suspect(self, error: Exception) -> None:
         """What was answered says whether the nodes may have changed their parts."""
@@ -132,7 +134,7 @@ class Cluster:
             failure: Exception | None = None
             for node in list(self._nodes):
                 try:
-                    ranges = await self._client(node).execute_command("CLUSTER", "SLOTS")
+                    ranges = await self._link(node).execute("CLUSTER", "SLOTS")
                 except (RedisError, OSError) as error:
                     failure = error
                     # The next to ask begins with another: a hung node costs its time-out.
@@ -155,16 +157,3 @@ class Cluster:
             nodes.update(dict.fromkeys(addresses))
         nodes.setdefault(self._seed)
         self._owners, self._nodes, self._stale = owners, list(nodes), False
-
-
-async def batch(client: Client, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-    """The answers of commands sent together; the first error is raised once all have come."""
-    pipe = client.pipeline(transaction=False)
-    for command in commands:
-        pipe.execute_command(*command)
-    # Not raised inside: that would change an error's text.
-    answers = list(await pipe.execute(raise_on_error=False))
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return answers

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 import hiredis
 from redis.asyncio import Connection as RedisLink
-from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -39,17 +38,16 @@ from redis.exceptions import (
     TimeoutError as RedisTimeoutError,
 )
 
-from store.cluster import Argument, Client, Cluster, batch, slot_of
+from store.cluster import Cluster, slot_of
 from store.errors import StoreConfigurationError, StoreError, StoreUnavailable
 from store.event import StreamKey
-from store.pool import FairPool
+from store.link import Argument, Link
 
 _LIBRARY = files("store").joinpath("library.lua").read_text(encoding="utf-8")
 _DIGEST = hashlib.sha256(_LIBRARY.encode()).hexdigest()[:12]
 _CODE = f"#!lua name=playhead_{_DIGEST}\n" + _LIBRARY.replace("@DIGEST@", _DIGEST)
 
 COMMAND_TIMEOUT_SEC = 5.0
-POOL_SIZE = 32
 # Answers that mean "not now" rather than "never": the client should come back.
 _TRANSIENT = (
     "OOM",
@@ -164,26 +162,26 @@ def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
 class SingleServer:
     """One server that has every key, in the shape of a `Cluster`."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
-    async def primaries(self) -> list[Client]:
-        return [self._client]
+    async def primaries(self) -> list[Link]:
+        return [self._link]
 
-    async def client_for(self, key: str) -> Client:
-        return self._client
+    async def link_for(self, key: str) -> Link:
+        return self._link
 
     async def execute(self, key: str, *command: Argument) -> Any:
-        return await self._client.execute_command(*command)
+        return await self._link.execute(*command)
 
     async def pipeline(self, key: str, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        return await batch(self._client, commands)
+        return await self._link.batch(commands)
 
     async def rediscover(self) -> None:
         """There is nothing to learn."""
 
     async def aclose(self) -> None:
-        await self._client.aclose(close_connection_pool=True)
+        await self._link.aclose()
 
 
 class Durability:
@@ -229,8 +227,6 @@ class Connection:
             "socket_connect_timeout": COMMAND_TIMEOUT_SEC,
             "socket_read_size": 1 << 18,
             "retry": Retry(NoBackoff(), 0),
-            "max_connections": POOL_SIZE,
-            "patience_sec": COMMAND_TIMEOUT_SEC,
         }
         try:
             options |= parse_url(url.replace("+cluster", "", 1))
@@ -239,21 +235,20 @@ class Connection:
                 f"'{shown(url)}' is no address of a Redis server: {error}"
             ) from error
 
-        options["connection_class"] = _packing(options.get("connection_class", RedisLink))
+        options.pop("max_connections", None)  # of a pool, which others put into the address
+        self._kind = _packing(options.pop("connection_class", RedisLink))
+        self._options = options
+        self._server = self._connect()
 
-        def connect(**place: Any) -> Client:
-            client = Redis(connection_pool=FairPool(**(options | place)))
-            # Pages go on as the parser made them: turning a million entries into tuples costs seconds.
-            for command in ("XRANGE", "XREVRANGE", "XREAD"):
-                client.response_callbacks.pop(command, None)
-            return client
+    def _connect(self) -> SingleServer | Cluster:
+        def link(**place: Any) -> Link:
+            options = self._options | place
+            return Link(lambda: self._kind(**options), silence_sec=COMMAND_TIMEOUT_SEC)
 
-        self._server: SingleServer | Cluster
-        if self.cluster:
-            seed = (str(options["host"]), int(options.get("port", 6379)))
-            self._server = Cluster(seed, lambda node: connect(host=node[0], port=node[1]))
-        else:
-            self._server = SingleServer(connect())
+        if not self.cluster:
+            return SingleServer(link())
+        seed = (str(self._options["host"]), int(self._options.get("port", 6379)))
+        return Cluster(seed, lambda node: link(host=node[0], port=node[1]))
 
     async def open(self) -> None:
         """Check that the server can keep a log, and load the functions.
@@ -295,42 +290,38 @@ class Connection:
                 f"{where} refuses a command: {error.__cause__}; {advice}"
             ) from error
 
-    async def _check(self, node: Client, where: str) -> Durability:
-        server = await node.info("server")
-        version = str(server["redis_version"])
+    async def _check(self, node: Link, where: str) -> Durability:
+        version = (await _info(node, "server"))["redis_version"]
         if tuple(int(part) for part in version.split(".")[:2]) < _MINIMUM_VERSION:
             raise StoreConfigurationError(
                 f"{where} runs Redis {version}; Playhead needs Redis 7.0 or newer, or Valkey"
             )
-        if not self.cluster and (await node.info("cluster")).get("cluster_enabled"):
+        if not self.cluster and (await _info(node, "cluster")).get("cluster_enabled") == "1":
             raise StoreConfigurationError(
                 f"{where} is a node of a cluster; write redis+cluster:// in the address, or "
                 "rediss+cluster:// for TLS"
             )
-        memory = await node.info("memory")
-        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        policy = (await _info(node, "memory")).get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
             raise StoreConfigurationError(
                 f"{where} has maxmemory-policy {policy}, which deletes logs when memory runs "
                 "short; set it with CONFIG SET maxmemory-policy noeviction"
             )
-        persistence = await node.info("persistence")
+        append_only = (await _info(node, "persistence")).get("aof_enabled") == "1"
         fsync = "unknown"
         try:
-            answer = await node.execute_command("CONFIG", "GET", "appendfsync")
-            fsync = _config_value(answer) or fsync
+            answer = await node.execute("CONFIG", "GET", "appendfsync")
+            fsync = answer[1].decode() if answer else fsync
         except ResponseError:
             # Hosted servers forbid CONFIG; then the policy is not known and said to be so.
             fsync = "unknown"
-        return Durability(
-            append_only="yes" if str(persistence.get("aof_enabled")) == "1" else "no", fsync=fsync
-        )
+        return Durability(append_only="yes" if append_only else "no", fsync=fsync)
 
     async def _load(self) -> None:
         async with self._loading, _translated():
             for node in await self._server.primaries():
                 try:
-                    await node.execute_command("FUNCTION", "LOAD", _CODE)
+                    await node.execute("FUNCTION", "LOAD", _CODE)
                 except ResponseError as error:
                     if "already exists" not in str(error):
                         raise
@@ -373,16 +364,20 @@ class Connection:
         if durability.append_only != "yes" or durability.fsync == "always" or not self._waits:
             await self.execute(*command)
             return
+        # It is the connection's own write that is waited for, so the two go together; and on one of
+        # their own, where nobody else's commands wait behind them.
+        commands = (command, ("WAITAOF", 1, 0, int(COMMAND_TIMEOUT_SEC * 900)))
+        server = self._connect()
         try:
-            # It is the connection's own write that is waited for, so the two go together.
-            _, (on_disk, _) = await self.pipeline(
-                command, ("WAITAOF", 1, 0, int(COMMAND_TIMEOUT_SEC * 900))
-            )
+            async with _translated():
+                _, (on_disk, _) = await server.pipeline(str(command[1]), commands)
         except StoreError as error:
             if "unknown command" not in str(error).lower():
                 raise
             self._waits = False
             return
+        finally:
+            await server.aclose()
         if not on_disk:
             raise StoreUnavailable("the log server did not write to its disk in time")
 
@@ -391,7 +386,7 @@ class Connection:
         async with _translated():
             async with asyncio.timeout(timeout_sec):
                 for node in await self._server.primaries():
-                    await node.execute_command("PING")
+                    await node.execute("PING")
 
     def reader_group(self, stream: StreamKey, shards: int) -> int:
         """Streams of one group may share a blocking read: one slot's in a cluster, else a shard."""
@@ -404,15 +399,13 @@ class Connection:
     async def dedicated(self, stream: StreamKey, block_ms: int) -> AsyncIterator["Dedicated"]:
         """A connection of its own to the server that has this stream, for blocking reads.
 
-        Never from the pool: a blocking read that is given up leaves its answer in the connection.
+        Never a shared one: others would wait for the end of the blocking read.
         """
         link: AbstractConnection | None = None
         try:
             async with _translated():
-                client = await self._server.client_for(log_key(stream))
-                pool = client.connection_pool
-                link = pool.connection_class(**pool.connection_kwargs)
-                await link.connect()
+                link = (await self._server.link_for(log_key(stream))).make()
+                await link.connect()  # type: ignore[no-untyped-call]
                 await link.send_command("CLIENT", "ID")
                 identity = int(await link.read_response())
             yield Dedicated(link, identity, block_ms / 1000 + COMMAND_TIMEOUT_SEC)
@@ -423,8 +416,8 @@ class Connection:
     async def unblock(self, stream: StreamKey, client_id: int) -> bool:
         """Wake a blocked `Dedicated` reader of this stream's server. False when it did not block."""
         async with _translated():
-            client = await self._server.client_for(log_key(stream))
-            return bool(await client.execute_command("CLIENT", "UNBLOCK", client_id))
+            link = await self._server.link_for(log_key(stream))
+            return bool(await link.execute("CLIENT", "UNBLOCK", client_id))
 
     async def rediscover(self) -> None:
         """Learn anew which cluster node has which slot; nothing to do for a single server."""
@@ -452,12 +445,6 @@ class Dedicated:
             return await self._link.read_response(timeout=math.inf)
 
 
-def _config_value(answer: Any) -> str | None:
-    """The value in a CONFIG GET answer: [name, value], a dict, or one of them by node."""
-    if isinstance(answer, dict):
-        answer = next(iter(answer.values()), None)
-        if isinstance(answer, (list, dict)):
-            return _config_value(answer)
-    elif isinstance(answer, list):
-        answer = answer[1] if len(answer) > 1 else None
-    return answer.decode() if isinstance(answer, bytes) else answer
+async def _info(node: Link, section: str) -> dict[str, str]:
+    lines = (await node.execute("INFO", section)).decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)

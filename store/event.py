@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
+from msgspec import Struct
+
 # One item of XRANGE or XREAD as the parser hands it over: [entry id, [topic, stored JSON]], lists
 # at run time. Kept as it comes, because a million of them a second pass by.
 Entry: TypeAlias = tuple[bytes, tuple[bytes, bytes]]
@@ -121,8 +123,7 @@ class Idempotency:
     fingerprint: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True, gc=False):
     """An event before it has a place: the log adds sequence and time in the act of storing it.
 
     ``time_ms`` is the event's own time (ms since 1970, UTC); None takes the server's.
@@ -210,8 +211,7 @@ class Marked:
     epoch: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(Struct, frozen=True, gc=False):
     """Stored. ``repeated`` when an earlier request with the same idempotency key had stored it."""
 
     position: Position

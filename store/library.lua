@@ -122,7 +122,8 @@ local function seek(log, target)
 end
 
 -- append(log, meta, then the key of each promise | window ms, middle, tail, then per draft: topic,
--- head, time ms or '', fingerprint or '') -> epoch, then per draft: status, ms, sequence.
+-- head, time ms or '', fingerprint or '') -> epoch, then runs: status, drafts in a row, ms, sequence
+-- of the first; drafts stored one after the other in one ms are one run, any other is one of its own.
 -- A draft with a fingerprint is promised under the next key. All keys are named, so that a cluster
 -- refuses a call while it moves some of them: a promise it could not see would be stored twice.
 -- Status: 0 stored, 1 stored before under this key, 2 before the last event, 3 in the future,
@@ -141,7 +142,7 @@ local function append(keys, args)
   end
   local now = now_ms()
   local written_ms, written = -1, nil
-  local reply = { epoch }
+  local reply, run = { epoch }, nil
   for i = 4, #args, 4 do
     local topic, head, given, fingerprint = args[i], args[i + 1], args[i + 2], args[i + 3]
     local status, ms, sequence = 0, nil, 0
@@ -178,9 +179,13 @@ local function append(keys, args)
       end
       last_ms, last_sequence = ms, sequence
     end
-    reply[#reply + 1] = status
-    reply[#reply + 1] = text(ms)
-    reply[#reply + 1] = text(sequence)
+    if run and status == 0 and ms == run then
+      reply[#reply - 2] = reply[#reply - 2] + 1
+    else
+      local at = #reply
+      reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = status, 1, text(ms), text(sequence)
+      run = status == 0 and ms or nil
+    end
   end
   return reply
 end

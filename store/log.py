@@ -5,6 +5,7 @@ reader gets every entry after its position once, in order, or is told of the gap
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ from typing import TypeAlias
 
 import structlog
 
-from store.cluster import Argument
 from store.connection import (
     TENANTS_KEY,
     Connection,
@@ -41,6 +41,7 @@ from store.event import (
     Retention,
     StreamKey,
 )
+from store.link import Argument
 
 logger = structlog.get_logger(__name__)
 
@@ -60,12 +61,31 @@ GROWTH = 8
 _REFUSALS = {2: Refusal.BEFORE_LAST, 3: Refusal.IN_FUTURE, 4: Refusal.KEY_REUSED}
 
 
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One caller's drafts in a lane: how many have left for the server, and what became of them."""
+
+    drafts: Sequence[Draft]
+    done: asyncio.Future[None]
+    taken: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        self.outcomes += outcomes
+        if len(self.outcomes) == len(self.drafts) and not self.done.done():
+            self.done.set_result(None)
+
+
+# Some calls' next drafts, one after the other in one batch, and how many of each call's.
+_Batch: TypeAlias = tuple[list[Draft], list[tuple[_Call, int]]]
+
+
 @dataclass(slots=True)
 class _Lane:
-    """Drafts of one stream that wait while an append of it is under way."""
+    """Calls of one stream that wait while an append of it is under way."""
 
     envelope: Envelope
-    waiting: list[tuple[Draft, asyncio.Future[Outcome]]] = field(default_factory=list)
+    waiting: deque[_Call] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
 
 
@@ -112,14 +132,12 @@ class EventLog:
         if lane is None or lane.envelope != envelope:
             lane = self._lanes[stream] = _Lane(envelope)
         loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Outcome]] = []
-        for draft in drafts:
-            future = loop.create_future()
-            lane.waiting.append((draft, future))
-            futures.append(future)
+        call = _Call(drafts, loop.create_future())
+        lane.waiting.append(call)
         if lane.task is None:
             lane.task = loop.create_task(self._drain(stream, lane))
-        return list(await asyncio.gather(*futures))
+        await call.done
+        return call.outcomes
 
     async def _register(self, stream: StreamKey) -> None:
         # Before the first append: a crash in between leaves a name without a log, never a log
@@ -138,31 +156,34 @@ class EventLog:
             self._registered[stream] = epoch
 
     async def _drain(self, stream: StreamKey, lane: _Lane) -> None:
-        batch: list[tuple[Draft, asyncio.Future[Outcome]]] = []
+        parts: list[tuple[_Call, int]] = []
         try:
             while lane.waiting:
-                batch = _cut(lane.waiting)
+                drafts, parts = _cut(lane.waiting)
+                outcomes: Sequence[Outcome]
                 try:
-                    outcomes = await self._append_batch(
-                        stream, lane.envelope, [draft for draft, _ in batch]
-                    )
+                    outcomes = await self._append_batch(stream, lane.envelope, drafts)
                 except StoreError as error:
+                    outcomes = [error] * len(drafts)
                     if isinstance(error, StoreUnavailable):
                         # Who queued meanwhile met the same silence: a time-out each would add up.
-                        batch += lane.waiting
+                        for call in lane.waiting:
+                            count = len(call.drafts) - call.taken
+                            parts.append((call, count))
+                            outcomes += [error] * count
                         lane.waiting.clear()
-                    outcomes = [error] * len(batch)
                 except Exception as error:
                     # A defect is told to who waits for this batch; the next one may do better.
                     logger.exception("append_failed", stream=stream)
-                    outcomes = [StoreError(f"the append failed: {error}")] * len(batch)
-                for (_, future), outcome in zip(batch, outcomes, strict=True):
-                    if not future.done():
-                        future.set_result(outcome)
+                    outcomes = [StoreError(f"the append failed: {error}")] * len(drafts)
+                start = 0
+                for call, count in parts:
+                    call.settle(outcomes[start : start + count])
+                    start += count
         finally:
             # Reached early only by cancellation: nobody may wait for ever.
-            for _, future in (*batch, *lane.waiting):
-                future.cancel()
+            for call in (*(call for call, _ in parts), *lane.waiting):
+                call.done.cancel()
             lane.task = None
             if self._lanes.get(stream) is lane:
                 del self._lanes[stream]
@@ -187,13 +208,13 @@ class EventLog:
         epoch: bytes = reply[0]
         await self._note_epoch(stream, epoch)
         outcomes: list[Outcome] = []
-        for status, ms, sequence in zip(reply[1::3], reply[2::3], reply[3::3], strict=True):
+        for at in range(1, len(reply), 4):
+            status, count, ms, first = reply[at], reply[at + 1], int(reply[at + 2]), reply[at + 3]
             if status in _REFUSALS:
-                outcomes.append(Refused(_REFUSALS[status], int(ms)))
-            else:
-                outcomes.append(
-                    Appended(Position(int(ms), int(sequence)), epoch, repeated=status == 1)
-                )
+                outcomes.append(Refused(_REFUSALS[status], ms))
+                continue
+            repeated, sequences = status == 1, range(int(first), int(first) + count)
+            outcomes += [Appended(Position(ms, each), epoch, repeated) for each in sequences]
         return outcomes
 
     async def append_changes(
@@ -321,6 +342,9 @@ class EventLog:
                     fetch = asyncio.ensure_future(
                         self._page(stream, page.position, until, epoch, count)
                     )
+                    # A task has its first step in the next turn. Without one the server would be
+                    # asked only when this page is used up.
+                    await asyncio.sleep(0)
                 yield page
                 if ended or reset:
                     return
@@ -371,16 +395,24 @@ def _just_before(entry_id: bytes) -> Position:
     return Position(ms, sequence - 1)
 
 
-def _cut(
-    waiting: list[tuple[Draft, asyncio.Future[Outcome]]],
-) -> list[tuple[Draft, asyncio.Future[Outcome]]]:
+def _cut(waiting: deque[_Call]) -> _Batch:
     """Take the next batch off the front."""
-    size = taken = 0
-    for draft, _ in waiting[:BATCH_DRAFTS]:
-        size += draft.size
-        if taken and size > BATCH_BYTES:
+    drafts: list[Draft] = []
+    parts: list[tuple[_Call, int]] = []
+    size = 0
+    while waiting:
+        call = waiting[0]
+        before = len(drafts)
+        for draft in call.drafts[call.taken : call.taken + BATCH_DRAFTS - before]:
+            size += draft.size
+            if drafts and size > BATCH_BYTES:
+                break
+            drafts.append(draft)
+        count = len(drafts) - before
+        if count:
+            call.taken += count
+            parts.append((call, count))
+        if call.taken < len(call.drafts):
             break
-        taken += 1
-    batch = waiting[:taken]
-    del waiting[:taken]
-    return batch
+        waiting.popleft()
+    return drafts, parts

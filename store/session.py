@@ -239,13 +239,8 @@ class Sessions:
     async def active(self) -> list[Session]:
         """The sessions of all tenants; those that have ended by themselves are forgotten here."""
         listed = await self._connection.execute("HGETALL", _TENANT_OF)
-        pairs = (
-            dict(zip(listed[::2], listed[1::2], strict=True))
-            if isinstance(listed, list)
-            else listed
-        )
         found: dict[str, Session] = {}
-        for session_id, tenant in pairs.items():
+        for session_id, tenant in zip(listed[::2], listed[1::2], strict=True):
             session = await self._named(session_id, tenant)
             if session is None:
                 await self._connection.execute("HDEL", _TENANT_OF, session_id)

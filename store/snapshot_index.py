@@ -119,10 +119,8 @@ class SnapshotIndex:
         return {name.decode(): reason.decode() for name, reason in pairs(found)}
 
 
-def pairs(reply: list[bytes] | dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """An answer of HGETALL, whichever way the client gives it."""
-    if isinstance(reply, dict):
-        return list(reply.items())
+def pairs(reply: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """An answer of HGETALL."""
     return list(zip(reply[::2], reply[1::2], strict=True))
 
 

@@ -47,7 +47,7 @@ class SessionStream(EventStream):
         retry_ms: int,
         census: Census,
         send_timeout_sec: float,
-        lifetime: Callable[[], AbstractContextManager[None]],
+        lifetime: AbstractContextManager[None],
         on_events: Callable[[int], None],
         on_error: Callable[[], None],
         on_catch_up: Callable[[], None],

@@ -1,6 +1,7 @@
 """Publishing: one event, or many in one request with a result each (Aviso wire contract §3, §13)."""
 
 import asyncio
+from typing import TypeAlias
 
 import msgspec
 import structlog
@@ -30,8 +31,27 @@ _ITEMS_BEFORE_YIELD = 200
 
 _LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
+# The groups of a bulk request: by event type, the place of each draft among its items.
+_Groups: TypeAlias = dict[str, tuple[list[int], list[Draft]]]
+
 _encode = msgspec.json.Encoder().encode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class _Stored(msgspec.Struct, frozen=True, gc=False, tag_field="status", tag="success"):
+    """The result of an item that is in the log."""
+
+    id: str
+    sequence: int
+
+
+class _Failed(msgspec.Struct, frozen=True, gc=False, tag_field="status", tag="error"):
+    """The result of an item that is not, or may not be."""
+
+    code: str
+    error: str
+    message: str
+    details: str | None
 
 
 class Publishing:
@@ -91,12 +111,14 @@ class Publishing:
             self._metrics.notifications(stream.event_type, "rejected").inc()
             raise _refusal(outcome.refusal, draft.time_ms, outcome.limit_ms)
         self._metrics.notifications(stream.event_type, "success").inc()
+        sequence = outcome.position.sequence
         return _json(
             {
                 "status": "success",
                 "request_id": request.state.request_id,
                 "processed_at": sse.timestamp(),
-                **_stored(stream, outcome),
+                "id": f"{stream.event_type}@{sequence}",
+                "sequence": sequence,
             }
         )
 
@@ -119,8 +141,8 @@ class Publishing:
             )
         user = await self._access.authenticate(request.headers)
         tenant = self._access.tenant_for(user, request.headers, request.state.tenant)
-        results: list[dict[str, object]] = [{}] * len(items)
-        groups: dict[str, list[tuple[int, Draft]]] = {}
+        results: list[_Stored | _Failed | None] = [None] * len(items)
+        groups: _Groups = {}
         for index, item in enumerate(items):
             if index % _ITEMS_BEFORE_YIELD == _ITEMS_BEFORE_YIELD - 1:
                 await asyncio.sleep(0)
@@ -136,15 +158,16 @@ class Publishing:
                 continue
             # No key of a single publish has a line break: the two never meet.
             item_key = None if key is None else f"{key}\n{index}"
-            draft = self._renderer.draft(published, item_key)
-            groups.setdefault(published.event_type, []).append((index, draft))
+            places, drafts = groups.setdefault(published.event_type, ([], []))
+            places.append(index)
+            drafts.append(self._renderer.draft(published, item_key))
         lost = await self._append_groups(tenant, groups, results)
-        rejected = sum(result["status"] == "error" for result in results)
+        accepted = sum(isinstance(result, _Stored) for result in results)
         summary: dict[str, object] = {
             "request_id": request.state.request_id,
             "processed_at": sse.timestamp(),
-            "accepted": len(items) - rejected,
-            "rejected": rejected,
+            "accepted": accepted,
+            "rejected": len(items) - accepted,
             "results": results,
         }
         if lost is not None:
@@ -157,40 +180,38 @@ class Publishing:
                 headers=lost.headers,
                 extra=summary,
             )
-        return _json({"status": "partial" if rejected else "success", **summary})
+        return _json({"status": "success" if accepted == len(items) else "partial", **summary})
 
     async def _append_groups(
-        self,
-        tenant: str,
-        groups: dict[str, list[tuple[int, Draft]]],
-        results: list[dict[str, object]],
+        self, tenant: str, groups: _Groups, results: list[_Stored | _Failed | None]
     ) -> ApiError | None:
         """Store the drafts, type by type at once; the error of an item whose fate is unknown."""
         lost: ApiError | None = None
 
-        async def store(event_type: str, drafts: list[tuple[int, Draft]]) -> list[Outcome]:
+        async def store(event_type: str, drafts: list[Draft]) -> list[Outcome]:
+            stream = StreamKey(tenant, event_type)
             with self._metrics.backend("publish"):
-                return await self._log.append(
-                    StreamKey(tenant, event_type),
-                    self._renderer.envelope(event_type),
-                    [draft for _, draft in drafts],
-                )
+                return await self._log.append(stream, self._renderer.envelope(event_type), drafts)
 
-        stored = await asyncio.gather(*(store(*group) for group in groups.items()))
-        for (event_type, drafts), outcomes in zip(groups.items(), stored, strict=True):
-            for (index, draft), outcome in zip(drafts, outcomes, strict=True):
+        stored = await asyncio.gather(
+            *(store(event_type, drafts) for event_type, (_, drafts) in groups.items())
+        )
+        for (event_type, (places, drafts)), outcomes in zip(groups.items(), stored, strict=True):
+            successes = 0
+            for index, draft, outcome in zip(places, drafts, outcomes, strict=True):
                 if isinstance(outcome, Appended):
-                    self._metrics.notifications(event_type, "success").inc()
-                    stream = StreamKey(tenant, event_type)
-                    results[index] = {"status": "success", **_stored(stream, outcome)}
-                    continue
-                if isinstance(outcome, StoreError):
+                    successes += 1
+                    sequence = outcome.position.sequence
+                    results[index] = _Stored(f"{event_type}@{sequence}", sequence)
+                elif isinstance(outcome, StoreError):
                     self._metrics.notifications(event_type, "error").inc()
-                    error = lost = _answer_to(outcome)
+                    lost = _answer_to(outcome)
+                    results[index] = _failed(lost)
                 else:
                     self._metrics.notifications(event_type, "rejected").inc()
-                    error = _refusal(outcome.refusal, draft.time_ms, outcome.limit_ms)
-                results[index] = _failed(error)
+                    refusal = _refusal(outcome.refusal, draft.time_ms, outcome.limit_ms)
+                    results[index] = _failed(refusal)
+            self._metrics.notifications(event_type, "success").inc(successes)
         return lost
 
 
@@ -231,19 +252,8 @@ def _idempotency_key(request: Request) -> str | None:
     return None if key is None else key.strip()
 
 
-def _stored(stream: StreamKey, appended: Appended) -> dict[str, object]:
-    sequence = appended.position.sequence
-    return {"id": f"{stream.event_type}@{sequence}", "sequence": sequence}
-
-
-def _failed(error: ApiError) -> dict[str, object]:
-    return {
-        "status": "error",
-        "code": error.code,
-        "error": error.error,
-        "message": error.message,
-        "details": error.details,
-    }
+def _failed(error: ApiError) -> _Failed:
+    return _Failed(error.code, error.error, error.message, error.details)
 
 
 def _answer_to(error: Exception) -> ApiError:

@@ -4,7 +4,7 @@ import re
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from gateway.errors import ApiError
 from gateway.schema.errors import Rejected
@@ -30,12 +30,18 @@ async def read_body(request: Request, limit: int) -> bytes:
     if declared.isdigit() and int(declared[:20]) > limit:
         raise _too_large(f"{declared[:20]} bytes", limit)
     parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
+    size, more = 0, True
+    while more:
+        # Not request.stream(), a generator that costs as much as all else here.
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part: bytes = message.get("body", b"")
         size += len(part)
         if size > limit:
             raise _too_large(f"more than {size} bytes", limit)
         parts.append(part)
+        more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -26,6 +26,7 @@ from gateway.routes.request import RETRY_MS, locked, parse_body, read_body
 from gateway.routes.tenancy import Tenancy
 from gateway.schema.catalog import Catalog
 from gateway.schema.policy import StreamAuth
+from gateway.stream import StreamResponse
 from store.captured import CHANGE
 from store.event import rfc3339
 from store.server_time import ServerTime
@@ -235,7 +236,7 @@ class SessionRoutes:
             raise _not_found(session_id)
         self._require_read(user, session.view.event_types)
         name = f"{user.realm}/{user.username}" if user else None
-        return SessionStream(
+        stream = SessionStream(
             session,
             cursor=cursor,
             players=self.players,
@@ -245,11 +246,12 @@ class SessionRoutes:
             retry_ms=random.randint(*RETRY_MS),  # noqa: S311 - spread, no secret
             census=self.streams,
             send_timeout_sec=self.send_timeout_sec,
-            lifetime=lambda: self.metrics.stream(_ROUTE, "session", name),
+            lifetime=self.metrics.stream(_ROUTE, "session", name),
             on_events=self.metrics.events_sent(_ROUTE, "session").inc,
             on_error=self.metrics.stream_errors(_ROUTE, "session").inc,
             on_catch_up=self.metrics.catch_ups.inc,
         )
+        return StreamResponse(stream)
 
     # -- who asks, and for whom
 

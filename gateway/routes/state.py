@@ -22,6 +22,7 @@ from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Fault
 from gateway.schema.policy import StreamAuth
 from gateway.schema.times import parse_event_time
+from gateway.stream import StreamResponse
 from store.captured import CHANGE, changes, read_captured
 from store.connection import Connection
 from store.errors import Behind, ObjectsUnavailable, OutOfRange
@@ -204,20 +205,21 @@ class StateRoutes:
         name = f"{user.realm}/{user.username}" if user else None
         on_error = self.metrics.stream_errors(route, CHANGE).inc
         if events:
-            return RowStream(
+            stream = RowStream(
                 body,
                 topic=CHANGE,
                 request_id=request_id,
                 census=self.streams,
                 send_timeout_sec=self.send_timeout_sec,
-                lifetime=lambda: self.metrics.stream(route, CHANGE, name),
+                lifetime=self.metrics.stream(route, CHANGE, name),
                 on_error=on_error,
             )
+            return StreamResponse(stream)
         return LineResponse(
             body,
             request_id=request_id,
             send_timeout_sec=self.send_timeout_sec,
-            lifetime=lambda: self.metrics.stream(route, CHANGE, name),
+            lifetime=self.metrics.stream(route, CHANGE, name),
             on_error=on_error,
         )
 

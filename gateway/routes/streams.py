@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -40,6 +40,7 @@ from gateway.schema.query import (
     query,
     request_from_params,
 )
+from gateway.stream import StreamResponse
 from store.errors import StoreError, StoreUnavailable
 from store.event import StreamKey
 from store.log import EventLog
@@ -115,17 +116,21 @@ class Streaming:
         route = f"/api/v1/{operation}"
         name = f"{user.realm}/{user.username}" if user else None
         lease = await self._take_lock(operation, http, user, tenant)
-        response = LogStream(
+        lifetime = self.metrics.stream(route, asked.event_type, name)
+        if lease is not None and self.locks is not None:
+            held = self.locks.hold(*lease, on_lost=lambda: opened.fail(_LOCK_LOST))
+            lifetime = _both(lifetime, held)
+        opened = LogStream(
             plan,
             log=self.log,
             fanout=self.fanout,
             census=self.streams,
             limits=self.limits,
-            lifetime=lambda: self._lifetime(route, asked.event_type, name, lease, response),
+            lifetime=lifetime,
             on_events=self.metrics.events_sent(route, asked.event_type).inc,
             on_error=self.metrics.stream_errors(route, asked.event_type).inc,
         )
-        return response
+        return StreamResponse(opened)
 
     async def _take_lock(
         self, operation: Operation, http: HttpRequest, user: User | None, tenant: str
@@ -138,22 +143,6 @@ class Streaming:
         if isinstance(taken, Lease):
             return tenant, taken
         raise locked(taken.session)
-
-    @contextmanager
-    def _lifetime(
-        self,
-        route: str,
-        event_type: str,
-        user: str | None,
-        lease: tuple[str, Lease] | None,
-        stream: LogStream,
-    ) -> Iterator[None]:
-        with self.metrics.stream(route, event_type, user):
-            if lease is None or self.locks is None:
-                yield
-                return
-            with self.locks.hold(*lease, on_lost=lambda: stream.fail(_LOCK_LOST)):
-                yield
 
     async def _parse(self, http: HttpRequest, operation: Operation) -> Request:
         if http.method == "POST":
@@ -196,6 +185,14 @@ class Streaming:
             batch_size=self.limits.page_size,
             retry_ms=retry_ms,
         )
+
+
+@contextmanager
+def _both(
+    outer: AbstractContextManager[None], inner: AbstractContextManager[None]
+) -> Iterator[None]:
+    with outer, inner:
+        yield
 
 
 def _cursor(http: HttpRequest, operation: Operation) -> Cursor | None:

@@ -252,6 +252,8 @@ def read_field(name: str, raw: object, path: str) -> Field:
 
 def parse_i64(text: str) -> int | None:
     """The number of ``[+-]digits``, or None when it is no 64-bit integer."""
+    if len(text) < _I64_DIGITS and text.isascii() and text.isdigit():
+        return int(text)
     match = _SIGNED.fullmatch(text)
     if match is None:
         return None

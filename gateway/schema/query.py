@@ -5,6 +5,7 @@ canonical text here, the same for what is stored and what is asked, so that one 
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -53,6 +54,8 @@ __all__ = [
     "query",
     "request_from_params",
 ]
+
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 class Publication(Struct, frozen=True, gc=False):
@@ -137,7 +140,7 @@ def _store(identifier: Mapping[str, Raw], schema: EventSchema) -> tuple[bytes, b
         stored[schema.spatial] = points = read_shape(schema.spatial, schema.shape, bytes(raw))
         box = box_of(points)
     topic = build(schema.base_token, [tokens.get(name, "") for name in schema.key_order], box)
-    return topic, msgspec.json.encode(stored, order="sorted")
+    return topic, _encode_sorted(stored)
 
 
 def _narrow(

@@ -20,7 +20,7 @@ _ESCAPE: Final = re.compile(rb"%(.{0,2})", re.DOTALL)
 
 def encode_token(text: str) -> str:
     """One token: '.', '*', '>' and '%' as %2E %2A %3E %25, all else as it is."""
-    if _SPECIAL.search(text) is None:
+    if text.isalnum() or _SPECIAL.search(text) is None:
         return text
     return _SPECIAL.sub(lambda match: f"%{ord(match[0]):02X}", text)
 

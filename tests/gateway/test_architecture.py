@@ -30,7 +30,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("gateway.stream", "gateway.auth", "gateway.fanout", "gateway.schema"),
     ("gateway.ring", "gateway.sse", "gateway.metrics", "gateway.server", "gateway.options"),
     ("gateway.protocol",),
+    ("gateway.descriptors",),
     ("gateway.errors", "gateway.tenant", "gateway.logs", "gateway.yaml_file", "gateway.row_text"),
+    ("gateway.tally",),
     ("gateway.remote",),
     ("gateway.following", "gateway.resumption", "gateway.terminal", "gateway.arguments"),
     ("gateway.client", "gateway.eventsource", "gateway.ndjson"),
@@ -52,13 +54,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.log", "store.data_directory", "store.server_binary"),
     ("store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
-    ("store.cluster", "store.pool"),
+    ("store.cluster",),
+    ("store.link",),
     ("store.visibility", "store.cron", "store.playback_schema", "store.json_members"),
     ("store.event", "store.errors"),
 )
 # Who may know a library, or the settings.
 ONLY = {
-    "redis": {"store.connection", "store.cluster", "store.pool"},
+    "redis": {"store.connection", "store.cluster", "store.link"},
     "asyncpg": {
         "gateway.fleet",
         "store.pgsource",

@@ -52,6 +52,18 @@ def test_only_what_matches_becomes_a_frame_in_order() -> None:
     assert odd == everything[::2]
 
 
+@pytest.mark.parametrize("times", [(7, 8), (99, 100), (99, 100, 1000), (1,), ()])
+def test_frames_together_are_the_frames_one_by_one(times: tuple[int, ...]) -> None:
+    """Where the time gets a digit more, the sequence begins elsewhere in the entry id."""
+    entries: list[Entry] = [
+        (b"%d-%d" % (ms, number), (b"topic", b'{"at":%d}' % ms)) for number, ms in enumerate(times)
+    ]
+    one_by_one = [
+        sse.event_frame(sse.LIVE, entry_id, b"e", event) for entry_id, (_, event) in entries
+    ]
+    assert sse.event_frames(sse.LIVE, entries, b"e") == one_by_one
+
+
 def test_the_cursor_of_a_log_that_does_not_exist_yet_is_its_beginning() -> None:
     """Without one an EventSource that waited for the first event, and lost its connection, came
     back behind it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import pytest
 
 from gateway import census
 from gateway.log_stream import LogStream
-from gateway.stream import _Resumed
 from store import connection as store_connection
 from store.connection import Connection, log_key
 from store.event import StreamKey
@@ -107,106 +106,6 @@ async def read_all(stream: OpenStream, last: int) -> list[int]:
     """The sequences of all events up to this one, gathered from the stream's beginning."""
     await stream.until(lambda frame: frame.kind == "event" and frame.sequence == last)
     return [frame.sequence for frame in stream.frames if frame.kind == "event"]
-
-
-# -- the hand-over of a send that waits
-
-
-class Steps:
-    """A send that waits for one future after the other, and notes what it met."""
-
-    def __init__(self, *futures: "asyncio.Future[int]") -> None:
-        self.futures = futures
-        self.met: list[object] = []
-
-    async def send(self) -> None:
-        try:
-            for future in self.futures:
-                try:
-                    self.met.append(await future)
-                except ValueError as error:
-                    self.met.append(str(error))
-        finally:
-            self.met.append("end")
-
-
-def begin(steps: Steps) -> _Resumed:
-    """Drive it by hand to its first wait, as a sweep does."""
-    sending = steps.send()
-    return _Resumed(sending, sending.send(None))
-
-
-def futures(count: int) -> list["asyncio.Future[int]"]:
-    loop = asyncio.get_running_loop()
-    return [loop.create_future() for _ in range(count)]
-
-
-async def wait_for(resumed: _Resumed) -> None:
-    await resumed
-
-
-async def test_a_send_that_was_begun_by_hand_is_ended_by_a_task() -> None:
-    first, second, third = futures(3)
-    steps = Steps(first, second, third)
-    resumed = begin(steps)
-    first.set_result(1)  # before anybody awaits it
-    task = asyncio.create_task(wait_for(resumed))
-    await until(lambda: steps.met == [1], "the first wait is over")
-    second.set_exception(ValueError("lost"))
-    await until(lambda: steps.met == [1, "lost"], "the second wait is over")
-    third.set_result(3)
-    await task
-    assert steps.met == [1, "lost", 3, "end"]
-
-
-@pytest.mark.parametrize("waits", [0, 1])
-async def test_a_cancelled_task_ends_the_send_it_took_over(waits: int) -> None:
-    first, second = futures(2)
-    steps = Steps(first, second)
-    task = asyncio.create_task(wait_for(begin(steps)))
-    if waits:
-        first.set_result(1)
-    await until(lambda: len(steps.met) == waits, "it waits")
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert steps.met == [1, "end"][1 - waits :]
-    assert (second if waits else first).cancelled()
-
-
-async def test_a_send_that_fails_after_its_wait_fails_the_task() -> None:
-    [future] = futures(1)
-
-    async def send() -> None:
-        await future
-        raise OSError("broken")
-
-    sending = send()
-    resumed = _Resumed(sending, sending.send(None))
-    future.set_result(0)
-    with pytest.raises(OSError, match="broken"):
-        await resumed
-
-
-def test_a_send_that_nobody_takes_over_is_closed_in_silence() -> None:
-    closed: list[bool] = []
-
-    class Wait:
-        def __await__(self) -> Generator[str, None, None]:
-            yield "future"
-
-    async def send() -> None:
-        try:
-            await Wait()
-        finally:
-            closed.append(True)
-
-    sending = send()
-    resumed = _Resumed(sending, sending.send(None))
-    del sending, resumed
-    gc.collect()
-    assert closed == [True]
 
 
 # -- slow clients
@@ -390,6 +289,31 @@ async def test_clients_that_leave_at_any_moment_leave_no_task_no_stream_and_no_r
     # httpx, our client, and the server's own connections come and go with their requests.
     await until(lambda: len(asyncio.all_tasks()) <= len(before), "no task is left")
     await until(lambda: not kept_streams(), "no stream is kept in memory")
+
+
+@pytest.mark.parametrize("body", [b"", b"12345"])
+async def test_what_a_client_sends_during_its_stream_is_answered_after_it(
+    opened: Opened, body: bytes
+) -> None:
+    """The connection is the stream's alone until then, also when the rest of its request comes."""
+    gateway = await opened()
+    asked = watching(gateway).replace(b"length: 0", b"length: %d" % len(body))
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(60):
+        writer.write(asked)
+        await reader.readuntil(b"event: heartbeat\n")
+        writer.write(body + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        last = await publish(gateway)
+        await reader.readuntil(b"reading@%d" % last)
+        [stream] = gateway.gateway.streams._open
+        stream.close("max_duration_reached")
+        rest = await reader.read(-1)
+    writer.close()
+    await writer.wait_closed()
+    ended, _, answer = rest.partition(b"\r\n0\r\n\r\n")
+    assert b"event: connection-closing\n" in ended
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'{"status":"ok"}')
 
 
 # -- heartbeats

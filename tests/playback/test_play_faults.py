@@ -269,6 +269,6 @@ async def until_nothing_follows(valkey: Valkey) -> None:
     """No gateway waits for what the feed of a session tells next."""
     connection = Connection(valkey.url)
     async with asyncio.timeout(60):
-        while (await connection.execute("INFO", "clients"))["blocked_clients"]:
+        while b"blocked_clients:0" not in await connection.execute("INFO", "clients"):
             await asyncio.sleep(0)
     await connection.close()

@@ -54,15 +54,30 @@ class Client:
         self.takes = asyncio.Event()
         self.takes.set()
         self.body = b""
-        self._left = asyncio.Event()
+        self.written_bytes = 0
+        self._on_left: Callable[[], None] = lambda: None
 
-    async def send(self, message: Any) -> None:
-        self.body += message.get("body", b"")
+    def borrow(self, on_left: Callable[[], None]) -> bool:
+        self._on_left = on_left
+        return True
+
+    def write(self, body: bytes) -> bool:
+        if self.takes.is_set():
+            self.body += body
+            self.written_bytes += len(body)
+        return self.takes.is_set()
+
+    async def writable(self) -> None:
         await self.takes.wait()
 
-    async def receive(self) -> Any:
-        await self._left.wait()
-        return {"type": "http.disconnect"}
+    def give_back(self) -> None:
+        """Nothing comes after the stream."""
+
+    def unsent(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        self._on_left()
 
     def count(self, name: str) -> int:
         return self.body.count(b"event: %b\n" % name.encode())
@@ -80,18 +95,16 @@ class Client:
             retry_ms=1000,
             census=gateway.streams,
             send_timeout_sec=60,
-            lifetime=nullcontext,
+            lifetime=nullcontext(),
             on_events=lambda _: None,
             on_error=lambda: None,
             on_catch_up=lambda: None,
         )
-        scope = {"type": "http", "method": "GET", "http_version": "1.1", "headers": []}
-        serving = asyncio.create_task(stream(scope, self.receive, self.send))
+        stream.begin(self)
         try:
             yield
         finally:
-            self._left.set()
-            await serving
+            self._on_left()
 
 
 async def test_a_watcher_in_mid_time_with_a_change_to_be_told_waits_for_the_rest_of_it(
