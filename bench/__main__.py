@@ -15,7 +15,23 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from bench import fanout, plot, publish, replay, report, table
+from bench import (
+    capture,
+    fanout,
+    idle,
+    lookup,
+    mixed,
+    playback,
+    plot,
+    publish,
+    replay,
+    report,
+    selective,
+    startup,
+    state,
+    table,
+    writer,
+)
 from bench.figure import Figure, Finding, Point, Row, Skipped, Wrong, lines, show
 from bench.load import raise_descriptor_limit
 from bench.question import QUICK, Question, Sizes, Subject
@@ -25,7 +41,16 @@ from bench.worktree import open_worktree
 QUESTIONS: dict[str, Question] = {
     "publish": publish.QUESTION,
     "replay": replay.QUESTION,
+    "mixed": mixed.QUESTION,
+    "selective": selective.QUESTION,
+    "lookup": lookup.QUESTION,
     "fanout": fanout.QUESTION,
+    "idle": idle.QUESTION,
+    "startup": startup.QUESTION,
+    "playback": playback.QUESTION,
+    "capture": capture.QUESTION,
+    "state": state.QUESTION,
+    "writer": writer.QUESTION,
 }
 PLOTS = ROOT / "bench" / "plots"
 _JSON = "figures.json"
@@ -76,7 +101,9 @@ def _told(finding: Finding) -> str:
     details = ", ".join(f"{name} {show(value)}" for name, value in finding.details.items())
     shares = ", ".join(f"p{name} {show(value)}" for name, value in finding.percentiles.items())
     more = "; ".join(filter(None, (details, shares)))
-    return f"{row.name}: {finding.role} {show(finding.value)} {row.unit}" + (more and f"   ({more})")
+    return f"{row.name}: {finding.role} {show(finding.value)} {row.unit}" + (
+        more and f"   ({more})"
+    )
 
 
 def rows() -> list[Row]:

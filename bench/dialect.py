@@ -27,9 +27,9 @@ class Dialect:
         event = rendered(number) if self.stores_as_given else body(number)
         return request("POST", self.publishing, event)
 
-    def publish_many(self, numbers: Iterable[int]) -> bytes:
+    def publish_many(self, bodies: Iterable[bytes]) -> bytes:
         assert self.publishing_many is not None
-        return request("POST", self.publishing_many, b"\n".join(map(body, numbers)))
+        return request("POST", self.publishing_many, b"\n".join(bodies))
 
     def watch(self, identifier: Mapping[str, object] | None = None) -> bytes:
         return self._open(self.watching, {}, identifier)

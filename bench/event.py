@@ -12,6 +12,7 @@ TENANT = "00000000-0000-0000-0000-000000000000"
 REGIONS = 10
 TRACKS = 10_000
 STORED_BYTES = 386
+NEEDLES = 100
 
 # Once in each event's frame of any server, and in no other frame.
 MARK = b'"number":'
@@ -61,6 +62,11 @@ def rendered(number: int) -> bytes:
         number % TRACKS,
     )
     return head + _payload(number, STORED_BYTES - len(head) - 4) + b"}}"
+
+
+def needles(first: int, after: int) -> range:
+    """Which events of those in between are to be found by their topic: a hundred, evenly spread."""
+    return range(first, after, max(1, (after - first) // NEEDLES))[:NEEDLES]
 
 
 def stamped(publication: bytes, sent_us: int) -> bytes:

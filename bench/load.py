@@ -129,8 +129,7 @@ async def send(
     clients: list[Requester] = []
     started = time.perf_counter()
     try:
-        for _ in range(connections):
-            clients.append(await connect(address, make))
+        clients += [await connect(address, make) for _ in range(connections)]
         await asyncio.gather(*(client.done for client in clients))
         took = time.perf_counter() - started
     finally:

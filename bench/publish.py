@@ -1,13 +1,17 @@
 """How many events a second can be published, one a request and many a request."""
 
+import asyncio
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
-from bench import nchan, percentiles
-
+from bench import nchan, percentiles, store_limit
+from bench.event import body, rendered
 from bench.figure import Bound, Figure, Finding, Role, Row, Skipped, Wrong
 from bench.load import send
 from bench.question import Question, Sizes, Subject
 from bench.site import Site, busy_sec, open_naive, open_noop
+from store.embedded import EmbeddedServer
 
 _NOOP = "a route that does nothing, in the same server"
 _NAIVE = "starlette and a redis-py call an event"
@@ -39,7 +43,7 @@ _BULK = Row(
     "publish in bulk, 100 a request",
     "events/s",
     (Bound(at_least=120_000),),
-    {"limit": _NOOP, "naive": _NAIVE},
+    {"limit": "hiredis on sockets, XADD by the hundred, fsync", "naive": _NAIVE},
 )
 _MANY = 100
 _LANES = 8
@@ -59,7 +63,7 @@ async def compare(sizes: Sizes) -> AsyncIterator[Finding]:
     async with open_noop() as noop:
         for figure in await _singles(noop, "limit", sizes.singles):
             yield figure
-        yield await _bulk(noop, "limit", sizes.bulk)
+    yield await _stored(sizes.bulk)
     async with open_naive() as naive:
         for figure in await _singles(naive, "naive", sizes.singles // 3):
             yield figure
@@ -94,11 +98,20 @@ async def _singles(site: Site, role: Role, events: int) -> list[Figure]:
 
 async def _bulk(site: Site, role: Role, events: int) -> Figure:
     starts = range(0, events, _MANY)
-    requests = [site.dialect.publish_many(range(each, each + _MANY)) for each in starts]
+    requests = [site.dialect.publish_many(map(body, range(each, each + _MANY))) for each in starts]
     gateway = site.busy_sec()
     _, took = await send(site.address, _LANES, iter(requests))
     details = {"server us/event": (site.busy_sec() - gateway) / events * 1e6}
     return Figure(_BULK.key, role, events / took, details)
+
+
+async def _stored(events: int) -> Figure:
+    """Entries a second that the store takes when nobody looks at them before."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with EmbeddedServer(Path(folder) / "data") as server:
+            fields = ((b"t", b"bench.r0.1", b"d", rendered(number)) for number in range(events))
+            took = await asyncio.to_thread(store_limit.write_all, server.url, b"raw", fields, _MANY)
+    return Figure(_BULK.key, "limit", events / took)
 
 
 QUESTION = Question((_SINGLE, _LATENCY, _ALONE, _BULK), measure, compare)

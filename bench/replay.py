@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 from bench import nchan, store_limit
+from bench.event import body, needles
 from bench.figure import Bound, Figure, Finding, Row, Skipped
 from bench.load import Watcher, await_all, leave, send
 from bench.question import Question, Sizes, Subject
@@ -34,18 +35,24 @@ _TENTH = Row(
     {"limit": _READER, "naive": _NAIVE},
 )
 AT_ONCE = 16
+# The limit and the replay take turns; the best of each counts.
+_TIMES = 3
 _BATCH = 100
 # What 1 in 10 events is: the region tells, and the other condition holds for all.
 _FILTER: dict[str, object] = {"region": "r3", "track": {"gte": 0}}
 
 
 async def fill(site: Site, first: int, after: int) -> None:
-    """Publish the events of these numbers, in order."""
+    """Publish the events of these numbers; the needles among them have the track `after`."""
     dialect = site.dialect
+    found = needles(first, after)
 
     def many() -> Iterator[bytes]:
         for start in range(first, after, _BATCH):
-            yield dialect.publish_many(range(start, min(start + _BATCH, after)))
+            numbers = range(start, min(start + _BATCH, after))
+            yield dialect.publish_many(
+                body(n, track=after if n in found else None) for n in numbers
+            )
 
     if dialect.publishing_many is None:
         await send(site.address, 32, map(dialect.publish, range(first, after)))
@@ -59,14 +66,22 @@ async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:
     events = sizes.events
     async with subject.open() as site:
         await fill(site, 0, events)
-        if site.store_url:
-            took = await asyncio.to_thread(store_limit.read_all, site.store_url, events)
-            for row in (_ONE, _MANY, _TENTH):
-                yield Figure(row.key, "limit", events / took)
-        yield Figure(_ONE.key, "playhead", *await once(site, site.dialect.replay(), events))
-        rate, _ = await once(site, site.dialect.replay(_FILTER), events, events // 10)
-        yield Figure(_TENTH.key, "playhead", rate)
-        yield Figure(_MANY.key, "playhead", *await _together(site, events))
+        fastest = {row.key: 0.0 for row in (_ONE, _TENTH, _MANY)}
+        limit = 0.0
+        costs: dict[str, float] = {}
+        for _ in range(_TIMES):
+            if site.store_url:
+                took = await asyncio.to_thread(store_limit.read_all, site.store_url, events)
+                limit = max(limit, events / took)
+            rate, costs = await once(site, site.dialect.replay(), events)
+            fastest[_ONE.key] = max(rate, fastest[_ONE.key])
+            rate, _ = await once(site, site.dialect.replay(_FILTER), events, events // 10)
+            fastest[_TENTH.key] = max(rate, fastest[_TENTH.key])
+        fastest[_MANY.key] = await _together(site, events)
+        for key, value in fastest.items():
+            yield Figure(key, "playhead", value, costs if key == _ONE.key else {})
+            if limit:
+                yield Figure(key, "limit", limit)
 
 
 async def compare(sizes: Sizes) -> AsyncIterator[Finding]:
@@ -120,11 +135,11 @@ async def run(site: Site, watchers: list[Watcher]) -> float:
     return ended - started
 
 
-async def _together(site: Site, events: int) -> tuple[float, dict[str, float]]:
+async def _together(site: Site, events: int) -> float:
     opening, sequence = site.dialect.replay(), site.dialect.sequence
     watchers = [Watcher(opening, events, sequence=sequence, waits=False) for _ in range(AT_ONCE)]
     took = await run(site, watchers)
-    return AT_ONCE * events / took, {}
+    return AT_ONCE * events / took
 
 
 QUESTION = Question((_ONE, _MANY, _TENTH), measure, compare)

@@ -1,18 +1,19 @@
 """The limit of the store: what a socket and hiredis read and write when nobody does anything else."""
 
 import asyncio
+import re
 import socket
 import time
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 import hiredis
 
-from bench.event import EVENT_TYPE, TENANT, rendered
+from bench.event import EVENT_TYPE, TENANT
 from bench.figure import Wrong
 from store.connection import log_key
-from store.embedded import EmbeddedServer
 from store.event import StreamKey
 
 LOG = log_key(StreamKey(TENANT, EVENT_TYPE)).encode()
@@ -20,6 +21,9 @@ _PAGE = b"500"
 _READ = 1 << 20
 _LANES = 8
 _PATIENCE_SEC = 300.0
+_Command: TypeAlias = tuple[bytes, ...]
+# Its own types allow for commands of one word only.
+_pack: Callable[[_Command], bytes] = cast(Any, hiredis.pack_command)
 
 
 class Line:
@@ -30,8 +34,8 @@ class Line:
         self._socket.connect(unquote(urlsplit(url).path))
         self._reader = hiredis.Reader()
 
-    def send(self, *commands: tuple[bytes, ...]) -> None:
-        self._socket.sendall(b"".join(hiredis.pack_command(each) for each in commands))
+    def send(self, *commands: _Command) -> None:
+        self._socket.sendall(b"".join(_pack(each) for each in commands))
 
     def receive(self) -> object:
         answer: object = self._reader.gets()
@@ -79,32 +83,33 @@ def read_entries(url: str, ids: Sequence[bytes]) -> float:
     return took
 
 
-def ids_of(url: str, sequences: Sequence[int]) -> list[bytes]:
-    """The ids of the entries with those numbers, counted from 1 in a log that begins with 1."""
+def ids_of(url: str, every: int) -> list[bytes]:
+    """The ids of the entries whose sequence is a multiple of that."""
     line = Line(url)
-    wanted, ids, last = set(sequences), [], b"-"
+    ids: list[bytes] = []
+    last = b"-"
     while page := line.ask(b"XRANGE", LOG, last, b"+", b"COUNT", b"2000"):
         assert isinstance(page, list)
-        ids += [each for each, _ in page if int(each.partition(b"-")[2]) in wanted]
+        ids += [each for each, _ in page if not int(each.partition(b"-")[2]) % every]
         last = b"(" + page[-1][0]
     line.close()
     return ids
 
 
-async def write_all(server: EmbeddedServer, events: int, size: int) -> float:
-    """The seconds it takes to store events, so many at a time, on a few connections in turn."""
-    lines = [Line(server.url) for _ in range(_LANES)]
-    event = rendered(1)
-    batch = [(b"XADD", b"raw", b"*", b"t", b"e", b"d", event)] * size
-    started = time.perf_counter()
-    for start in range(0, events, size * _LANES):
-        at_work = lines[: -(-min(events - start, size * _LANES) // size)]
-        for line in at_work:
-            line.send(*batch)
-        for line in at_work:
-            for _ in batch:
+def write_all(url: str, key: bytes, fields: Iterable[tuple[bytes, ...]], at_once: int) -> float:
+    """The seconds it takes to store entries, so many at a time, on a few connections in turn."""
+    lines = [Line(url) for _ in range(_LANES)]
+    entries = iter(fields)
+    took = 0.0
+    while batches := list(filter(None, (list(islice(entries, at_once)) for _ in lines))):
+        packed = [[(b"XADD", key, b"*", *each) for each in batch] for batch in batches]
+        started = time.perf_counter()
+        for line, commands in zip(lines, packed, strict=False):
+            line.send(*commands)
+        for line, commands in zip(lines, packed, strict=False):
+            for _ in commands:
                 line.receive()
-    took = time.perf_counter() - started
+        took += time.perf_counter() - started
     for line in lines:
         line.close()
     return took
@@ -119,16 +124,29 @@ async def settle(url: str) -> None:
     line.close()
 
 
-def usec_of_calls(url: str) -> float:
-    """The time in us that the store has spent on commands since it was last reset here."""
+def usec_a_call(url: str, commands: Iterable[tuple[bytes, ...]]) -> float:
+    """The store's own time for each of these commands, which must be of one kind, in us."""
     line = Line(url)
-    text = line.ask(b"INFO", b"commandstats")
-    assert isinstance(text, bytes)
-    names = (b"cmdstat_fcall", b"cmdstat_xr", b"cmdstat_xread", b"cmdstat_hget", b"cmdstat_xinfo")
-    total = 0.0
-    for row in text.splitlines():
-        if row.startswith(names):
-            total += float(row.partition(b"usec=")[2].partition(b",")[0])
     line.ask(b"CONFIG", b"RESETSTAT")
+    name = b""
+    for command in commands:
+        name = command[0].lower()
+        if not line.ask(*command):
+            raise Wrong(f"the store found nothing for {command!r}")
+    told = line.ask(b"INFO", b"commandstats")
+    assert isinstance(told, bytes)
+    found = re.search(rb"cmdstat_%b:.*usec_per_call=([0-9.]+)" % name, told)
+    assert found is not None
     line.close()
-    return total
+    return float(found[1])
+
+
+def function_name(url: str, start: bytes) -> bytes:
+    """The whole name of a function of the gateway, which has a digest at its end."""
+    line = Line(url)
+    told = repr(line.ask(b"FUNCTION", b"LIST")).encode()
+    line.close()
+    found = re.search(rb"'(%b_[0-9a-f]+)'" % start, told)
+    if found is None:
+        raise Wrong(f"the store has no function {start.decode()}")
+    return found[1]

@@ -74,12 +74,16 @@ class _Naive:
 
         return EventSourceResponse(frames(), sep="\n")
 
+    async def _page(self, last: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        page: Any = await self._redis.xrange(_LOG, last, "+", _PAGE)
+        return list(page)
+
     async def replay(self, request: Request) -> EventSourceResponse:
         wanted = dict(request.query_params)
 
         async def frames() -> AsyncIterator[ServerSentEvent]:
             last = "-"
-            while page := await self._redis.xrange(_LOG, last, "+", _PAGE):
+            while page := await self._page(last):
                 for entry_id, fields in page:
                     event = fields[b"event"].decode()
                     if wanted:
