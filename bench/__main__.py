@@ -193,6 +193,8 @@ def main() -> None:
         sys.exit(f"wrong: {wrong}")
     shown = lines(rows(), done.figures)
     print(table.markdown(shown) if given.markdown else table.plain(shown))
+    if done.sizes != msgspec.to_builtins(Sizes()):
+        print("Not all was as large as the names say: only a run with the defaults tells.")
     for each in done.skipped:
         print(f"skipped: {each.what}: {each.why}")
     complete = not (given.names or given.quick or given.target or given.show)
