@@ -93,6 +93,8 @@ _PACED = Row(
     more=False,
 )
 _GROWTH = "fan-out, one event a time (frames/s)"
+_GROWTH_P99 = "fan-out, one event a time: p99 (ms)"
+_FEWEST_ROUNDS = 20
 # One watcher in so many looks at each frame's number and time.
 _LOOKS = 20
 _GRACE_SEC = 0.2
@@ -152,8 +154,10 @@ async def _grow(
     site: Site, role: Role, audiences: Sequence[int], rounds: int
 ) -> AsyncIterator[Point]:
     for watchers in audiences:
-        frames, _ = await singly(site, role, watchers, max(10, rounds * 300 // max(watchers, 300)))
+        events = max(_FEWEST_ROUNDS, rounds * 300 // max(watchers, 300))
+        frames, latency = await singly(site, role, watchers, events)
         yield Point(_GROWTH, role, watchers, frames.value)
+        yield Point(_GROWTH_P99, role, watchers, latency.value)
 
 
 class _Round:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from bench.figure import show
 
 WIDTH, HEIGHT = 400, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 34, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 32, 34, 42
 _LEGEND = 24
 _BAR, _GAP = 12, 10
-_LABELS = 300
+_LABELS = 380
 
 Points = Sequence[tuple[float, float]]
 
@@ -34,20 +34,23 @@ def curves(panels: Sequence[Panel], colours: Mapping[str, str]) -> str:
     return _picture(WIDTH * len(panels), HEIGHT, drawn, colours)
 
 
-def bars(rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], unit: str) -> str:
-    """A group of bars for each row, on one scale from 0."""
-    top = max((value for row in rows.values() for value in row.values()), default=1)
-    scale = (2 * WIDTH - 90 - _LABELS) / top
-    drawn: list[str] = []
-    y = 10.0
+def bars(
+    title: str, rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], longest: float
+) -> str:
+    """A group of bars for each row, on one scale from 0; longer ones than the longest are cut."""
+    scale = (2 * WIDTH - 60 - _LABELS) / longest
+    drawn = [_text(WIDTH, 18, title, "middle")]
+    y = float(_TOP)
     for name, row in rows.items():
         drawn.append(_text(_LABELS - 8, y + _BAR * len(row) / 2 + 4, name, "end"))
         for role, value in row.items():
+            length = max(1.0, min(value, longest) * scale)
             drawn.append(
-                f'<rect x="{_LABELS}" y="{y:.1f}" width="{max(1.0, value * scale):.1f}" '
+                f'<rect x="{_LABELS}" y="{y:.1f}" width="{length:.1f}" '
                 f'height="{_BAR - 2}" fill="{colours[role]}"/>'
             )
-            drawn.append(_text(_LABELS + value * scale + 5, y + 9, f"{show(value)} {unit}"))
+            more = " →" if value > longest else ""
+            drawn.append(_text(_LABELS + length + 5, y + 9, show(value) + more))
             y += _BAR
         y += _GAP
     return _picture(2 * WIDTH, int(y), drawn, colours)
