@@ -32,20 +32,20 @@ from bench import (
     table,
     writer,
 )
-from bench.figure import Figure, Finding, Point, Row, Skipped, Wrong, lines, show
+from bench.figure import Figure, Finding, Point, Row, Skipped, Wrong, best, lines, show
 from bench.load import raise_descriptor_limit
 from bench.question import QUICK, Question, Sizes, Subject
 from bench.site import ROOT
 from bench.worktree import open_worktree
 
 QUESTIONS: dict[str, Question] = {
-    "publish": publish.QUESTION,
     "replay": replay.QUESTION,
     "mixed": mixed.QUESTION,
     "selective": selective.QUESTION,
     "lookup": lookup.QUESTION,
     "fanout": fanout.QUESTION,
     "idle": idle.QUESTION,
+    "publish": publish.QUESTION,
     "startup": startup.QUESTION,
     "playback": playback.QUESTION,
     "capture": capture.QUESTION,
@@ -66,6 +66,7 @@ class Run:
     subject: Subject
     before: Subject | None
     alone: bool
+    rounds: int
 
     async def findings(self) -> AsyncIterator[Finding]:
         for name in self.names:
@@ -73,15 +74,20 @@ class Run:
             if self.subject.target is not None and question.only_here is not None:
                 yield Skipped(name, question.only_here)
                 continue
-            if self.before is not None:
-                async for finding in question.measure(self.before, self.sizes):
-                    if isinstance(finding, Figure | Point) and finding.role == "playhead":
-                        yield msgspec.structs.replace(finding, role="before")
-            async for finding in question.measure(self.subject, self.sizes):
-                yield finding
-            if not self.alone and question.compare is not None:
-                async for finding in question.compare(self.sizes):
+            for _ in range(self.rounds):
+                async for finding in self._ask(question):
                     yield finding
+
+    async def _ask(self, question: Question) -> AsyncIterator[Finding]:
+        if self.before is not None:
+            async for finding in question.measure(self.before, self.sizes):
+                if isinstance(finding, Figure | Point) and finding.role == "playhead":
+                    yield msgspec.structs.replace(finding, role="before")
+        async for finding in question.measure(self.subject, self.sizes):
+            yield finding
+        if not self.alone and question.compare is not None:
+            async for finding in question.compare(self.sizes):
+                yield finding
 
 
 async def ask(run: Run) -> list[Finding]:
@@ -126,6 +132,7 @@ def _parse() -> argparse.Namespace:
         metavar="SECONDS",
         help="play at speed 1 for ten minutes, or so long, and compare its end with its start",
     )
+    parser.add_argument("--rounds", type=int, default=1, help="ask so often; the best counts (1)")
     parser.add_argument("--against", metavar="COMMIT", help="ask that commit too; shows the gain")
     parser.add_argument(
         "--target",
@@ -173,10 +180,11 @@ def _run(given: argparse.Namespace) -> report.Report:
             Subject(target=target),
             None if before is None else Subject(tree=before),
             alone=given.alone or target is not None,
+            rounds=given.rounds,
         )
         found = uvloop.run(ask(run))
     return report.make(
-        found,
+        best(rows(), found),
         machine=machine,
         tree=ROOT,
         sizes=sizes,

@@ -52,13 +52,13 @@ _FLOOD = Row(
     {"limit": f"{_RAW}, joined", "naive": _NAIVE, "peer": "nchan"},
 )
 # The last event may come a little later than the first one did.
-_DELIVERED = 0.99
+_SLACK = 0.01
 _CROWD_RATE = 100
 _CROWD = Row(
     "fanout/crowd",
     "fan-out, 5,000 watchers × 100 events/s",
     "frames/s",
-    (Bound(at_least=5000 * _CROWD_RATE * _DELIVERED),),
+    (Bound(at_least=5000 * _CROWD_RATE, slack=_SLACK),),
     {
         "limit": f"{_RAW}, joined",
         "naive": f"{_NAIVE}: as fast as it can",

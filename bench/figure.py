@@ -17,11 +17,15 @@ class Wrong(Exception):
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """A target: at least, or at most, so much; of the figure itself or as a multiple of a role's."""
+    """A target: at least, or at most, so much; of the figure itself or as a multiple of a role's.
+
+    `slack` is the share by which a figure may miss it, where it says that nothing was left behind.
+    """
 
     at_least: float | None = None
     at_most: float | None = None
     of: Role | None = None
+    slack: float = 0
 
     def holds(self, figure: float, other: float | None) -> bool | None:
         """None where the figure it is a multiple of is not known."""
@@ -30,7 +34,7 @@ class Bound(msgspec.Struct, frozen=True):
                 return None
             figure /= other
         if self.at_least is not None:
-            return figure >= self.at_least
+            return figure >= self.at_least * (1 - self.slack)
         return self.at_most is None or figure <= self.at_most
 
     def describe(self) -> str:
@@ -111,6 +115,24 @@ def lines(rows: Iterable[Row], findings: Sequence[Finding]) -> list[Line]:
     return [
         Line(row, found[row.key], judge(row, found[row.key])) for row in rows if row.key in found
     ]
+
+
+def best(rows: Iterable[Row], findings: Sequence[Finding]) -> list[Finding]:
+    """Of what was measured several times the best figure, and the last point of a curve."""
+    more = {row.key: row.more for row in rows}
+    kept: dict[tuple[object, ...], Finding] = {}
+    for each in findings:
+        if isinstance(each, Figure):
+            name: tuple[object, ...] = (each.key, each.role)
+            other = kept.get(name)
+            if isinstance(other, Figure) and (other.value > each.value) == more[each.key]:
+                continue
+        elif isinstance(each, Point):
+            name = (each.curve, each.role, each.size)
+        else:
+            name = (each.what,)
+        kept[name] = each
+    return list(kept.values())
 
 
 def judge(row: Row, values: Mapping[Role, float]) -> bool | None:

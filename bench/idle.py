@@ -10,7 +10,7 @@ from bench.site import Site, open_naive, open_raw
 
 _ROW = Row(
     "idle/memory",
-    "idle watchers, 10,000 open in one process: each",
+    "idle watchers, each of 10,000 in one process",
     "kB",
     (Bound(at_most=14),),
     {

@@ -19,7 +19,7 @@ from bench.startup import LOADED, start_loaded
 _BY_ID = "XRANGE of an id that is known"
 _SEQUENCE = Row(
     "lookup/sequence",
-    "look-up by sequence in 5 M: server time",
+    "look-up by sequence in 5 M, server time",
     "ms",
     (Bound(at_most=0.3),),
     {"limit": _BY_ID},
@@ -27,7 +27,7 @@ _SEQUENCE = Row(
 )
 _TIME = Row(
     "lookup/time",
-    "look-up by time in 5 M: server time",
+    "look-up by time in 5 M, server time",
     "ms",
     (Bound(at_most=0.3),),
     {"limit": _BY_ID},
@@ -37,8 +37,8 @@ _TIME = Row(
 _NOISE = 1.25
 _GROWTH = Row(
     "lookup/growth",
-    "look-up by sequence, in 5 M over in 10 k: times as long",
-    "",
+    "look-up by sequence in 5 M, beside in 10 k",
+    "times",
     (Bound(at_most=math.log(5_000_000) / math.log(10_000) * _NOISE),),
     more=False,
 )

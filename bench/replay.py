@@ -15,21 +15,21 @@ _READER = "hiredis on a socket, which reads the same log"
 _NAIVE = "sse-starlette, a ServerSentEvent an event"
 _ONE = Row(
     "replay/one",
-    "replay to one client, unfiltered",
+    "replay to one client over HTTP, unfiltered, 1 M events",
     "events/s",
     (Bound(at_least=0.75, of="limit"),),
     {"limit": _READER, "naive": _NAIVE, "peer": "nchan, from memory"},
 )
 _MANY = Row(
     "replay/many",
-    "replay to 16 clients at once, in sum",
+    "replay, 16 at once, in sum",
     "events/s",
     (Bound(at_least=0.6, of="limit"),),
     {"limit": _READER},
 )
 _TENTH = Row(
     "replay/filtered",
-    "replay, a filter on every field, 1 in 10 matches: scanned",
+    "replay with a filter on every field, 1 in 10 matches",
     "events/s",
     (Bound(at_least=300_000),),
     {"limit": _READER, "naive": _NAIVE},
@@ -42,8 +42,8 @@ _BATCH = 100
 _FILTER: dict[str, object] = {"region": "r3", "track": {"gte": 0}}
 
 
-async def fill(site: Site, first: int, after: int) -> None:
-    """Publish the events of these numbers; the needles among them have the track `after`."""
+async def fill(site: Site, first: int, after: int) -> float:
+    """Publish the events of these numbers, needles with the track `after`; the seconds it takes."""
     dialect = site.dialect
     found = needles(first, after)
 
@@ -55,11 +55,12 @@ async def fill(site: Site, first: int, after: int) -> None:
             )
 
     if dialect.publishing_many is None:
-        await send(site.address, 32, map(dialect.publish, range(first, after)))
+        _, took = await send(site.address, 32, map(dialect.publish, range(first, after)))
     else:
-        await send(site.address, 8, many())
+        _, took = await send(site.address, 8, many())
     if site.store_url:
         await store_limit.settle(site.store_url)
+    return took
 
 
 async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:

@@ -13,7 +13,7 @@ from bench.site import Site, open_naive
 
 _ROW = Row(
     "selective/last",
-    "selective replay, 100 of 1 M: to the last byte",
+    "selective replay, 100 of 1 M, to the last byte",
     "ms",
     (Bound(at_most=10),),
     {
@@ -22,12 +22,19 @@ _ROW = Row(
     },
     more=False,
 )
+_PUBLISH = Row(
+    "selective/publish",
+    "publish with the index of topics (before: without)",
+    "events/s",
+    (Bound(at_least=0.85, of="before"),),
+)
 _TIMES = 20
 
 
 async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:
     async with subject.open() as site:
-        await replay.fill(site, 0, sizes.events)
+        took = await replay.fill(site, 0, sizes.events)
+        yield Figure(_PUBLISH.key, "playhead", sizes.events / took)
         found = await last_byte_ms(site, 0, sizes.events, _TIMES)
         details = {"worst ms": max(found), "first ms": found[0]}
         yield Figure(_ROW.key, "playhead", statistics.median(found), details)
@@ -61,5 +68,8 @@ async def last_byte_ms(site: Site, first: int, after: int, times: int) -> list[f
 
 
 QUESTION = Question(
-    (_ROW,), measure, compare, only_here="another server's log cannot be filled for it in time"
+    (_ROW, _PUBLISH),
+    measure,
+    compare,
+    only_here="another server's log cannot be filled for it in time",
 )

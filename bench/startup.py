@@ -20,7 +20,7 @@ from store.embedded import EmbeddedServer
 _SERVER = "the embedded server alone"
 _EMPTY = Row(
     "startup/empty",
-    "import and start to first answer, empty log",
+    "import and start of `playhead serve` to first answer, empty",
     "s",
     (Bound(at_most=1.5),),
     {"limit": _SERVER},
@@ -28,7 +28,7 @@ _EMPTY = Row(
 )
 LOADED = Row(
     "startup/loaded",
-    "import and start to first answer, 5 M events",
+    "import and start of `playhead serve` to first answer, 5 M events",
     "s",
     (Bound(at_most=5),),
     {"limit": _SERVER},

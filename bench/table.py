@@ -46,7 +46,19 @@ def plain(lines: Sequence[Line]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([*texts, "", "In brackets: the figure as a multiple of that column's."])
+    return "\n".join(
+        [*texts, "", "In brackets: the figure as a multiple of that column's.", *_told(lines)]
+    )
+
+
+def _told(lines: Sequence[Line]) -> list[str]:
+    """What each role is, once for all the rows that have the same."""
+    names: dict[tuple[Role, str], list[str]] = {}
+    for line in lines:
+        for role, what in line.row.against.items():
+            if role in line.values:
+                names.setdefault((role, what), []).append(line.row.key)
+    return [f"{role}: {what} ({', '.join(keys)})" for (role, what), keys in sorted(names.items())]
 
 
 def markdown(lines: Sequence[Line]) -> str:
