@@ -17,6 +17,7 @@ import uvloop
 
 from bench import (
     capture,
+    ceiling,
     fanout,
     idle,
     lookup,
@@ -39,6 +40,7 @@ from bench.site import ROOT
 from bench.worktree import open_worktree
 
 QUESTIONS: dict[str, Question] = {
+    "ceiling": ceiling.QUESTION,
     "replay": replay.QUESTION,
     "mixed": mixed.QUESTION,
     "selective": selective.QUESTION,
@@ -137,8 +139,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--target",
         metavar="URL",
-        help="ask the server at this address, which speaks the Aviso API and has the event type "
-        "`bench` with the identifiers region (string) and track (integer), both not required",
+        help="ask the server at this address, which speaks the Aviso API, has the event type `bench` "
+        "with the identifiers region (string) and track (integer), both not required, and sends as "
+        "much history as is asked for; what it keeps of that type is wiped",
     )
     parser.add_argument("--out", type=Path, help="folder for figures.json and the plots")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
@@ -179,7 +182,7 @@ def _run(given: argparse.Namespace) -> report.Report:
             sizes,
             Subject(target=target),
             None if before is None else Subject(tree=before),
-            alone=given.alone or target is not None,
+            alone=given.alone,
             rounds=given.rounds,
         )
         found = uvloop.run(ask(run))
@@ -201,7 +204,7 @@ def main() -> None:
         sys.exit(f"wrong: {wrong}")
     shown = lines(rows(), done.figures)
     print(table.markdown(shown) if given.markdown else table.plain(shown))
-    if done.sizes != msgspec.to_builtins(Sizes()):
+    if done.sizes != Sizes():
         print("Not all was as large as the names say: only a run with the defaults tells.")
     for each in done.skipped:
         print(f"skipped: {each.what}: {each.why}")

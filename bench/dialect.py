@@ -37,7 +37,7 @@ class Dialect:
     def replay(self, identifier: Mapping[str, object] | None = None, **ends: str) -> bytes:
         """All from the start, unless there is an end (`from_id`, `to_id`, `from_date`…)."""
         assert self.replaying is not None
-        return self._open(self.replaying, ends or {"from_id": "1"}, identifier)
+        return self._open(self.replaying, ends or {"from_id": "0"}, identifier)
 
     def _open(
         self, path: str, ends: Mapping[str, str], identifier: Mapping[str, object] | None

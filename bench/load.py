@@ -207,6 +207,11 @@ class Watcher(asyncio.Protocol):
             self.opened.set_result(None)
         self.done: asyncio.Future[float] = loop.create_future()
 
+    @property
+    def last(self) -> int | None:
+        """The server's number of the last event that was looked at."""
+        return None if self._base is None else self._base + self.count
+
     def itself(self) -> "Watcher":
         return self
 
@@ -220,8 +225,8 @@ class Watcher(asyncio.Protocol):
         if self._seam:
             count += (self._seam + data[:_SEAM]).count(MARK)
         # The mark has no line end in it: it cannot be cut where a read ends with one.
-        whole = data[-1] == _LINE_END
-        self._seam = b"" if whole else data[-_SEAM:]
+        cut = data[-1] != _LINE_END
+        self._seam = (self._seam + data[-_SEAM:])[-_SEAM:] if cut else b""
         if not count:
             if not self.opened.done():
                 self._open(data)
@@ -229,9 +234,11 @@ class Watcher(asyncio.Protocol):
                 self._look(data)
             return
         self.count += count
+        if not self.opened.done():
+            self.opened.set_result(None)
         if self._close:
             self._look(data)
-        if whole and self._sequence is not None:
+        if self._sequence is not None:
             self._check(data)
         if self._on_frames is not None:
             self._on_frames(count)
@@ -240,12 +247,11 @@ class Watcher(asyncio.Protocol):
 
     def _open(self, data: bytes) -> None:
         self._rest += data
-        if b"\r\n\r\n" not in self._rest:
-            return
-        if not self._rest.startswith(b"HTTP/1.1 200"):
+        head = self._rest.find(b"\r\n\r\n")
+        if head >= 0 and not self._rest.startswith(b"HTTP/1.1 200"):
             self.opened.set_exception(Wrong(f"a stream was refused: {self._rest[:400]!r}"))
-        elif self._rest.rstrip(b"\r").endswith(b"\n") and b"\n\n" in self._rest:
-            self._rest = b""
+        elif head >= 0 and (end := self._rest.find(b"\n\n", head + 4)) >= 0:
+            self._rest = self._rest[end + 2 :] if self._close else b""
             self.opened.set_result(None)
 
     def _look(self, data: bytes) -> None:
@@ -263,11 +269,16 @@ class Watcher(asyncio.Protocol):
         if at < 0:
             return
         at += len(self._sequence)
-        last = int(data[at : data.index(b'"', at)])
+        end = data.find(b'"', at)
+        if end < 0:
+            return
+        # A frame that has begun after this one is counted already.
+        count = self.count - data.count(MARK, end)
+        last = int(data[at:end])
         if self._base is None:
-            self._base = last - self.count
-        elif last != self._base + self.count and self.wrong is None:
-            self.wrong = f"{self.count} frames came after {self._base}, and the last is {last}"
+            self._base = last - count
+        elif last != self._base + count and self.wrong is None:
+            self.wrong = f"{count} frames came after {self._base}, and the last is {last}"
 
     def _finish(self) -> None:
         if not self.done.done():

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 from bench import percentiles, replay
 from bench.fanout import at_rate
-from bench.figure import Bound, Figure, Finding, Row
+from bench.figure import Bound, Figure, Finding, Row, Wrong
+from bench.load import Watcher
 from bench.question import Question, Sizes, Subject
 from bench.site import Site
 
@@ -30,12 +31,17 @@ _RATE = 10
 async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:
     async with subject.open() as site:
         await replay.fill(site, 0, sizes.events)
-        rate, _ = await replay.once(site, site.dialect.replay(), sizes.events)
-        yield Figure(_REPLAY.key, "limit", rate)
+        sequence = site.dialect.sequence
+        first = Watcher(site.dialect.replay(), sizes.events, sequence=sequence, waits=False)
+        took = await replay.run(site, [first])
+        yield Figure(_REPLAY.key, "limit", sizes.events / took)
+        if first.last is None:
+            raise Wrong("a replay was sent without the numbers of its events")
+        past = site.dialect.replay(from_id="0", to_id=str(first.last))
         _, found = await at_rate(site, sizes.watchers, _RATE, sizes.paced_sec)
         yield Figure(_LIVE.key, "limit", percentiles.p99(found), {}, found)
         rates: list[float] = []
-        replaying = asyncio.create_task(_replay_on(site, sizes.events, rates))
+        replaying = asyncio.create_task(_replay_on(site, past, sizes.events, rates))
         try:
             _, found = await at_rate(site, sizes.watchers, _RATE, sizes.paced_sec)
         finally:
@@ -48,11 +54,10 @@ async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:
             yield Figure(_REPLAY.key, "playhead", sum(rates) / len(rates))
 
 
-async def _replay_on(site: Site, events: int, rates: list[float]) -> None:
+async def _replay_on(site: Site, past: bytes, events: int, rates: list[float]) -> None:
     """Replay the events that were there at first, again and again."""
-    opening = site.dialect.replay(from_id="1", to_id=str(events))
     while True:
-        rate, _ = await replay.once(site, opening, events)
+        rate, _ = await replay.once(site, past, events)
         rates.append(rate)
 
 

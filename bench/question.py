@@ -1,13 +1,14 @@
 """How a question is asked: of which Playhead, of what size, and what it finds."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.dialect import AVISO
-from bench.figure import Finding, Row
-from bench.load import Address
+from bench.event import EVENT_TYPE
+from bench.figure import Finding, Row, Wrong
+from bench.load import Address, Requester, connect, request
 from bench.site import CONFIG, ROOT, Site, open_site
 
 
@@ -77,6 +78,18 @@ class Subject:
 
 @asynccontextmanager
 async def _there(address: Address) -> AsyncIterator[Site]:
+    # What an earlier question left there would be replayed to the next one.
+    wipe = request(
+        "DELETE",
+        "/api/v1/admin/wipe/stream",
+        b'{"stream_name":"%b"}' % EVENT_TYPE.encode(),
+        "Content-Type: application/json",
+    )
+    client = await connect(address, Requester)
+    # A server that has no such stream yet says so in one way or another.
+    with suppress(Wrong):
+        await client.ask(wipe)
+    client.close()
     yield Site(address, AVISO)
 
 

@@ -24,7 +24,7 @@ class Report(msgspec.Struct, frozen=True):
     commit: str
     machine: Mapping[str, str]
     versions: Mapping[str, str]
-    sizes: Mapping[str, object]
+    sizes: Sizes
     figures: Sequence[Figure]
     points: Sequence[Point]
     skipped: Sequence[Skipped]
@@ -78,7 +78,7 @@ def make(
         commit=commit_of(tree),
         machine=machine,
         versions=describe_versions(),
-        sizes=msgspec.to_builtins(sizes),
+        sizes=sizes,
         figures=[each for each in findings if isinstance(each, Figure)],
         points=[each for each in findings if isinstance(each, Point)],
         skipped=[each for each in findings if isinstance(each, Skipped)],

@@ -71,8 +71,8 @@ def _memory_kb(process_id: int) -> float:
 async def running(command: Sequence[str], folder: Path) -> AsyncIterator[tuple[int, int]]:
     """A child that prints its port at the end of its first line: the port, and its process id."""
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         line = await asyncio.to_thread(process.stdout.readline)
         if not line:
             raise RuntimeError(f"{' '.join(command)} did not start")
@@ -84,6 +84,7 @@ async def running(command: Sequence[str], folder: Path) -> AsyncIterator[tuple[i
         except subprocess.TimeoutExpired:
             process.kill()
             await asyncio.to_thread(process.wait)
+        process.stdout.close()
 
 
 @asynccontextmanager
