@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator
 
 from bench import percentiles, replay
-from bench.figure import Figure, Finding, Row
+from bench.figure import Figure, Finding, Role, Row
 from bench.load import Watcher, send
 from bench.question import Question, Sizes, Subject
 from bench.site import open_raw
 
-_RAW = {"limit": "a uvloop protocol that only writes"}
+_RAW: dict[Role, str] = {"limit": "a uvloop protocol that only writes"}
 _FRAMES = Row(
     "ceiling/frames", "the client's ceiling: frames on one connection", "frames/s", (), _RAW
 )
