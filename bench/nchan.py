@@ -16,6 +16,8 @@ from bench.site import Site
 _MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/local/lib/nginx/modules")
 _MODULE = "ngx_nchan_module.so"
 _PATIENCE_SEC = 10.0
+# It numbers the events of a second with 16 bits: a replay of more than that came to a halt.
+MOST_A_SECOND = 30_000
 # One worker, as the gateway is one process. Its log is in memory only: nothing is written to disk.
 _CONFIG = """
 load_module {module};

@@ -97,6 +97,7 @@ async def compare(sizes: Sizes) -> AsyncIterator[Finding]:
     if why := nchan.missing():
         yield Skipped("the peer of replay", why)
         return
+    events = min(events, nchan.MOST_A_SECOND)
     async with nchan.open_nchan() as peer:
         await fill(peer, 0, events)
         rate, _ = await once(peer, peer.dialect.replay(), events)
