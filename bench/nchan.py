@@ -1,6 +1,7 @@
 """The peer: nginx with its module nchan, as Debian has it, with a configuration of its own."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -11,11 +12,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench.dialect import NCHAN
+from bench.load import request
 from bench.site import Site
 
 _MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/local/lib/nginx/modules")
 _MODULE = "ngx_nchan_module.so"
 _PATIENCE_SEC = 10.0
+_POLL_SEC = 0.02
 # It numbers the events of a second with 16 bits: a replay of more than that came to a halt.
 MOST_A_SECOND = 30_000
 # One worker, as the gateway is one process. Its log is in memory only: nothing is written to disk.
@@ -110,22 +113,22 @@ async def open_nchan() -> AsyncIterator[Site]:
         command = [nginx, "-p", directory, "-c", str(config), "-e", f"{directory}/error.log"]
         process = await asyncio.create_subprocess_exec(*command)
         try:
-            await _await_port(port)
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            workers = [int(each) for each in children.split()]
+            workers = await _await_workers(process.pid, port)
             yield Site(("127.0.0.1", port), NCHAN, (process.pid, *workers))
         finally:
             process.terminate()
             await process.wait()
 
 
-async def _await_port(port: int) -> None:
+async def _await_workers(process_id: int, port: int) -> list[int]:
+    """The processes that answer, once they do: the port is open before there is one of them."""
+    children = Path(f"/proc/{process_id}/task/{process_id}/children")
     async with asyncio.timeout(_PATIENCE_SEC):
         while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request("GET", "/", b"", "Connection: close"))
+                await reader.read()
                 writer.close()
-                return
+                return [int(each) for each in children.read_text().split()]
+            await asyncio.sleep(_POLL_SEC)
