@@ -76,28 +76,34 @@ class Run:
             if self.subject.target is not None and question.only_here is not None:
                 yield Skipped(name, question.only_here)
                 continue
-            for _ in range(self.rounds):
-                async for finding in self._ask(question):
+            for number in range(self.rounds):
+                async for finding in self._ask(question, number):
                     yield finding
 
-    async def _ask(self, question: Question) -> AsyncIterator[Finding]:
-        if self.before is not None:
-            async for finding in question.measure(self.before, self.sizes):
-                if isinstance(finding, Figure | Point) and finding.role == "playhead":
+    async def _ask(self, question: Question, number: int) -> AsyncIterator[Finding]:
+        subjects = [self.subject] if self.before is None else [self.before, self.subject]
+        # In turns, so that neither always has the machine as the other left it.
+        for subject in subjects if number % 2 == 0 else reversed(subjects):
+            async for finding in question.measure(subject, self.sizes):
+                if subject is self.subject:
+                    yield finding
+                elif isinstance(finding, Figure | Point) and finding.role == "playhead":
                     yield msgspec.structs.replace(finding, role="before")
-        async for finding in question.measure(self.subject, self.sizes):
-            yield finding
         if not self.alone and question.compare is not None:
             async for finding in question.compare(self.sizes):
                 yield finding
 
 
-async def ask(run: Run) -> list[Finding]:
+async def ask(run: Run) -> tuple[list[Finding], Wrong | None]:
+    """What was found, as far as it came, and what ended it."""
     found: list[Finding] = []
-    async for finding in run.findings():
-        found.append(finding)
-        print(_told(finding), file=sys.stderr, flush=True)
-    return found
+    try:
+        async for finding in run.findings():
+            found.append(finding)
+            print(_told(finding), file=sys.stderr, flush=True)
+    except Wrong as wrong:
+        return found, wrong
+    return found, None
 
 
 def _told(finding: Finding) -> str:
@@ -166,7 +172,7 @@ def _sizes(given: argparse.Namespace) -> Sizes:
     return replace(sizes, **{name: value for name, value in changes.items() if value is not None})
 
 
-def _run(given: argparse.Namespace) -> report.Report:
+def _run(given: argparse.Namespace) -> tuple[report.Report, Wrong | None]:
     target = None
     if given.target is not None:
         parts = urlsplit(given.target)
@@ -185,8 +191,8 @@ def _run(given: argparse.Namespace) -> report.Report:
             alone=given.alone,
             rounds=given.rounds,
         )
-        found = uvloop.run(ask(run))
-    return report.make(
+        found, wrong = uvloop.run(ask(run))
+    done = report.make(
         best(rows(), found),
         machine=machine,
         tree=ROOT,
@@ -194,20 +200,20 @@ def _run(given: argparse.Namespace) -> report.Report:
         against=given.against,
         target=given.target,
     )
+    return done, wrong
 
 
 def main() -> None:
     given = _parse()
-    try:
-        done = report.read(given.show) if given.show else _run(given)
-    except Wrong as wrong:
-        sys.exit(f"wrong: {wrong}")
+    done, wrong = (report.read(given.show), None) if given.show else _run(given)
     shown = lines(rows(), done.figures)
     print(table.markdown(shown) if given.markdown else table.plain(shown))
     if done.sizes != Sizes():
         print("Not all was as large as the names say: only a run with the defaults tells.")
     for each in done.skipped:
         print(f"skipped: {each.what}: {each.why}")
+    if wrong is not None:
+        sys.exit(f"wrong: {wrong}")
     complete = not (given.names or given.quick or given.target or given.show)
     folder = given.out or (PLOTS if complete else None)
     if folder is not None:
