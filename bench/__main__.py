@@ -6,6 +6,8 @@ answer or frame has arrived; a frame lost or repeated ends the run with status 1
 """
 
 import argparse
+import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -97,6 +99,10 @@ class Run:
 async def ask(run: Run) -> tuple[list[Finding], Wrong | None]:
     """What was found, as far as it came, and what ended it."""
     found: list[Finding] = []
+    task = asyncio.current_task()
+    assert task is not None
+    # The servers that were started end with it, whoever ends it.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         async for finding in run.findings():
             found.append(finding)
@@ -191,7 +197,10 @@ def _run(given: argparse.Namespace) -> tuple[report.Report, Wrong | None]:
             alone=given.alone,
             rounds=given.rounds,
         )
-        found, wrong = uvloop.run(ask(run))
+        try:
+            found, wrong = uvloop.run(ask(run))
+        except asyncio.CancelledError:
+            sys.exit(128 + signal.SIGTERM)
     done = report.make(
         best(rows(), found),
         machine=machine,
