@@ -6,7 +6,7 @@ from bench import nchan
 from bench.figure import Bound, Figure, Finding, Role, Row, Skipped
 from bench.load import Watcher, await_all, leave, send, watch
 from bench.question import Question, Sizes, Subject
-from bench.site import Site, open_naive, open_raw
+from bench.site import Site, open_naive, open_raw, untold
 
 _ROW = Row(
     "idle/memory",
@@ -23,11 +23,16 @@ _ROW = Row(
 
 
 async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:
+    if why := untold():
+        yield Skipped(_ROW.name, why)
+        return
     async with subject.open() as site:
         yield await _each(site, "playhead", sizes.idle)
 
 
 async def compare(sizes: Sizes) -> AsyncIterator[Finding]:
+    if untold():
+        return
     async with open_raw() as raw:
         yield await _each(raw, "limit", sizes.idle)
     async with open_naive() as naive:

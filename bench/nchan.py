@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.dialect import NCHAN
 from bench.load import request
-from bench.site import Site
+from bench.site import Site, untold
 
 _MODULES = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/local/lib/nginx/modules")
 _MODULE = "ngx_nchan_module.so"
@@ -72,7 +72,7 @@ def missing() -> str | None:
         return "nginx is not installed (Debian: apt-get install nginx libnginx-mod-nchan)"
     if _module() is None:
         return "nginx has no module nchan (Debian: apt-get install libnginx-mod-nchan)"
-    return None
+    return untold()
 
 
 def version() -> str:

@@ -51,6 +51,13 @@ class Site:
         return sum(_memory_kb(each) for each in self.process_ids)
 
 
+def untold() -> str | None:
+    """Why the memory of a process is not known here, in a sentence; None where it is."""
+    if Path("/proc/self/smaps_rollup").exists():
+        return None
+    return "this system does not tell what memory a process has (/proc/<pid>/smaps_rollup)"
+
+
 def busy_sec(process_id: int) -> float:
     try:
         fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
