@@ -15,7 +15,7 @@ DEV := .venv/.dev-$(PLACE)
 PIP := .venv/bin/python -m pip --quiet install --require-hashes
 PROJECT := .venv/bin/python -m pip --quiet install --no-deps --no-build-isolation --editable .
 
-.PHONY: help run demo test check format soak coverage lock clean
+.PHONY: help run demo test check format soak bench coverage lock clean
 
 help:
 	@echo 'make run       start Playhead with the example configuration, data in ./data'
@@ -24,6 +24,7 @@ help:
 	@echo 'make check     lint, formatting and types'
 	@echo 'make format    put the formatting right'
 	@echo 'make soak      run the long proofs'
+	@echo 'make bench     measure it all beside limit, naive way and peer (ARGS="--quick" for a look)'
 	@echo 'make coverage  run the tests and print branch coverage'
 	@echo 'make lock      resolve the dependencies again (UPGRADE=1 for their newest versions)'
 	@echo 'make clean     remove what was installed and cached; data stays'
@@ -49,6 +50,9 @@ format: $(DEV)
 
 soak: $(DEV)
 	.venv/bin/python -m pytest -m soak --timeout 7200 -s $(ARGS)
+
+bench: $(DEV)
+	.venv/bin/python -m bench $(ARGS)
 
 coverage: $(DEV)
 	.venv/bin/python -m coverage run -m pytest $(ARGS)

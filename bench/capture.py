@@ -1,11 +1,10 @@
-"""`python -m bench.capture`: how fast capture catches up, and how soon a commit is at a watcher.
+"""How fast capture catches up, and how soon a commit is at a watcher.
 
 Against a PostgreSQL and a gateway that captures it. Catching up is timed from the moment the gateway
 listens, so that it has the checks of the source in it, to the last change in the log; a commit from the
 moment before it is sent to that of its frame's arrival.
 """
 
-import argparse
 import asyncio
 import tempfile
 import time
@@ -13,22 +12,22 @@ from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from statistics import quantiles
 from typing import NamedTuple, cast
 
 import asyncpg
-import uvloop
 
+from bench import percentiles
+from bench.event import TENANT
+from bench.figure import Figure, Finding, Row, Wrong
 from bench.load import request
-from bench.question import Wrong
-from bench.site import Site, open_site
+from bench.question import Question, Sizes, Subject
+from bench.site import Site
 from store.capture_record import CHANGE, CaptureRecord
 from store.connection import Connection, log_key
 from store.embedded_postgres import EmbeddedPostgres
 from store.event import StreamKey
 
-_TENANT = "00000000-0000-0000-0000-000000000000"
-_STREAM = log_key(StreamKey(_TENANT, CHANGE))
+_STREAM = log_key(StreamKey(TENANT, CHANGE))
 _SOURCE = "bench"
 _TABLE = """
 CREATE TABLE vehicle (id int PRIMARY KEY, fleet int, name text, lat float8, lon float8,
@@ -50,10 +49,16 @@ _PATIENCE_SEC = 300.0
 _FRAME = b"event: live-notification\nid: "
 
 
-async def run(changes: int, seconds: float) -> AsyncIterator[str]:
-    """A line for each figure. Raises Wrong when a change is missing or comes twice."""
-    yield f"capture, catching up      {await _catch_up(changes)}"
-    yield f"capture, commit to watch  {await _follow(seconds)}"
+_CATCHING_UP = Row("capture/catch-up", "capture catches up with a database", "changes/s")
+_FOLLOWING = Row(
+    "capture/follow", "capture, commit to watcher, 500 commits/s: p99", "ms", more=False
+)
+
+
+async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:
+    """Raises Wrong when a change is missing or comes twice."""
+    yield await _catch_up(subject, sizes.captured)
+    yield await _follow(subject, sizes.follow_sec)
 
 
 class _Source(NamedTuple):
@@ -82,7 +87,7 @@ def _capturing(source: _Source) -> dict[str, object]:
     }
 
 
-async def _catch_up(changes: int) -> str:
+async def _catch_up(subject: Subject, changes: int) -> Figure:
     """What was written while nobody captured, in transactions of 100 rows."""
     async with _open_source() as source:
         writer = await asyncpg.connect(source.dsn)
@@ -90,7 +95,7 @@ async def _catch_up(changes: int) -> str:
             first = start % 1000 + 1
             await writer.execute(_UPDATE.format(first, first + _ROWS - 1))
         await writer.close()
-        async with open_site(_capturing(source)) as site:
+        async with subject.open(_capturing(source)) as site:
             started = time.perf_counter()
             connection = Connection(site.store_url)
             await connection.open()
@@ -104,7 +109,7 @@ async def _catch_up(changes: int) -> str:
             await connection.close()
             if length != changes:
                 raise Wrong(f"{length} changes are captured of {changes}")
-    return f"{changes / took:>9,.0f} changes/s   {changes:,} in transactions of {_ROWS}"
+    return Figure(_CATCHING_UP.key, "playhead", changes / took)
 
 
 class _Watcher(asyncio.Protocol):
@@ -130,10 +135,10 @@ class _Watcher(asyncio.Protocol):
         self._rest = text[end:]
 
 
-async def _follow(seconds: float) -> str:
+async def _follow(subject: Subject, seconds: float) -> Figure:
     """Commits of one row each, as even as they come, by writers that take turns."""
     count = int(seconds * _COMMITS_A_SECOND)
-    async with _open_source() as source, open_site(_capturing(source)) as site:
+    async with _open_source() as source, subject.open(_capturing(source)) as site:
         await _await_capture(site)
         loop = asyncio.get_running_loop()
         _, watcher = await loop.create_connection(_Watcher, "127.0.0.1", site.port)
@@ -149,9 +154,9 @@ async def _follow(seconds: float) -> str:
     waited = [
         (there - then) * 1000 for then, there in zip(sorted(sent), watcher.arrived, strict=True)
     ]
-    cuts = quantiles(waited, n=100)
     rate = count / (max(sent) - min(sent))
-    return f"median {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms   {rate:,.0f} commits/s"
+    found = percentiles.of_ms([waited])
+    return Figure(_FOLLOWING.key, "playhead", percentiles.p99(found), {"commits/s": rate}, found)
 
 
 async def _await_capture(site: Site) -> None:
@@ -182,18 +187,4 @@ async def _commit(dsn: str, count: int) -> list[float]:
     return sent
 
 
-async def _print(changes: int, seconds: float) -> None:
-    async for line in run(changes, seconds):
-        print(line, flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.capture", description=__doc__)
-    parser.add_argument("--changes", type=int, default=500_000, help="to catch up with")
-    parser.add_argument("--seconds", type=float, default=30, help="to follow commits")
-    given = parser.parse_args()
-    uvloop.run(_print(given.changes, given.seconds))
-
-
-if __name__ == "__main__":
-    main()
+QUESTION = Question((_CATCHING_UP, _FOLLOWING), measure, only_here="capture is Playhead's own")

@@ -21,10 +21,12 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from bench.load import request
-from bench.publish import send
-from bench.question import Options, Wrong
-from bench.site import Site, event
+from bench import percentiles
+from bench.event import TENANT, body
+from bench.figure import Figure, Finding, Row, Wrong
+from bench.load import request, send
+from bench.question import Question, Sizes, Subject
+from bench.site import Site
 from store.connection import Connection
 from store.session import Clock, Sessions
 
@@ -33,7 +35,6 @@ _EVENTS_A_SECOND = 2000
 _START = datetime(2018, 2, 6, tzinfo=UTC)
 _START_MS = int(_START.timestamp() * 1000)
 _BATCH = 1000
-_TENANT = "00000000-0000-0000-0000-000000000000"
 _PATIENCE_SEC = 30.0
 _LOOKS_CLOSELY = 10
 _PUNCTUAL_MS = 25
@@ -47,34 +48,44 @@ _TIME = b"event: system-time\n"
 _IDS = re.compile(rb"event: replay\nid: [0-9]+-([0-9]+)-0-([0-9]+)\n")
 
 
-async def measure(site: Site, options: Options) -> AsyncIterator[str]:
-    longest = max(max(SPEEDS) * options.seconds, options.drift_seconds or 0)
-    await _record(site.port, longest)
-    connection = Connection(site.store_url)
-    await connection.open()
-    try:
-        stage = _Stage(site, Sessions(connection, idle_ms=0, lease_ms=0), options.watchers)
-        for speed in SPEEDS:
-            performance = await stage.play(speed, options.seconds)
-            yield f"play at speed {speed:<4}        {performance.describe()}"
-        if options.drift_seconds is not None:
-            performance = await stage.play(1, options.drift_seconds)
-            yield f"play at speed 1, drift    {performance.describe_drift()}"
-    finally:
-        await connection.close()
+_ROWS = {
+    speed: Row(f"playback/{speed:g}", f"play at speed {speed:g}: late, p99", "ms", more=False)
+    for speed in SPEEDS
+}
+_DRIFT = Row(
+    "playback/drift", "play at speed 1: later at the end than at the start", "ms", more=False
+)
 
 
-async def _record(port: int, seconds: float) -> None:
+async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:
+    longest = max(max(SPEEDS) * sizes.play_sec, sizes.drift_sec or 0)
+    async with subject.open() as site:
+        await _record(site, longest)
+        connection = Connection(site.store_url)
+        await connection.open()
+        try:
+            stage = _Stage(site, Sessions(connection, idle_ms=0, lease_ms=0), sizes.play_watchers)
+            for speed in SPEEDS:
+                performance = await stage.play(speed, sizes.play_sec)
+                yield performance.figure(_ROWS[speed].key)
+            if sizes.drift_sec is not None:
+                performance = await stage.play(1, sizes.drift_sec)
+                yield performance.drift(_DRIFT.key)
+        finally:
+            await connection.close()
+
+
+async def _record(site: Site, seconds: float) -> None:
     """Two events a millisecond; one request after the other, since times must not go back."""
     total = int(seconds * _EVENTS_A_SECOND)
 
     def bodies() -> Iterator[bytes]:
         for start in range(0, total, _BATCH):
             numbers = range(start, min(start + _BATCH, total))
-            lines = (event(number, time=_moment(_due_in_recording(number))) for number in numbers)
+            lines = (body(number, at=_moment(_due_in_recording(number))) for number in numbers)
             yield request("POST", "/api/v1/notifications", b"\n".join(lines))
 
-    await send(port, 1, bodies())
+    await send(site.address, 1, bodies())
 
 
 def _due_in_recording(number: _Number) -> _Number:
@@ -181,7 +192,7 @@ class _Stage:
             gateway, client = self._site.busy_sec(), time.process_time()
             started = time.perf_counter()
             await http.put(f"{self._url}/{session}/start", json={"replay_speed": speed})
-            playing = await self._sessions.get(_TENANT)
+            playing = await self._sessions.get(TENANT)
             assert playing is not None
             assert playing.clock.playing
             try:
@@ -220,24 +231,26 @@ class _Performance:
     client: float
     gateway: float
 
-    def describe(self) -> str:
+    def figure(self, key: str) -> Figure:
         late_ms = self._late_ms()
-        median, p99 = np.quantile(late_ms, (0.5, 0.99))
-        return (
-            f"{late_ms.size / self.seconds:>9,.0f} frames/s   late: median {median:.1f} ms, "
-            f"p99 {p99:.1f} ms, at most {late_ms.max():.1f} ms, at least {late_ms.min():.1f} ms; "
-            f"{np.mean(late_ms <= _PUNCTUAL_MS):.2%} within {_PUNCTUAL_MS} ms; busy: gateway "
-            f"{self.gateway:.0%}, this client {self.client:.0%} of a processor"
-        )
+        found = percentiles.of_ms([late_ms])
+        details = {
+            "frames/s": late_ms.size / self.seconds,
+            "at least ms": float(late_ms.min()),
+            f"% within {_PUNCTUAL_MS} ms": float(np.mean(late_ms <= _PUNCTUAL_MS)) * 100,
+            "% of a processor, gateway": self.gateway * 100,
+            "% of a processor, client": self.client * 100,
+        }
+        return Figure(key, "playhead", percentiles.p99(found), details, found)
 
-    def describe_drift(self) -> str:
+    def drift(self, key: str) -> Figure:
         total = self.watchers[0].last
         part = int(total * _PART)
-        first, last = (np.median(self._late_ms(after, after + part)) for after in (0, total - part))
-        return (
-            f"{self.describe()}; median in the first {_PART:.0%} {first:.1f} ms, "
-            f"in the last {last:.1f} ms"
+        first, last = (
+            float(np.median(self._late_ms(after, after + part))) for after in (0, total - part)
         )
+        details = {"first ms": first, "last ms": last, **self.figure(key).details}
+        return Figure(key, "playhead", last - first, details)
 
     def _late_ms(self, after: int = 0, through: int = 1 << 62) -> "npt.NDArray[np.float32]":
         """The lateness of each frame at each watcher; of those reads that lie in between."""
@@ -253,3 +266,6 @@ class _Performance:
             due_ms = base_ms + _due_in_recording(numbers - 1) / clock.speed
             parts.append((arrived_ms - due_ms).astype(np.float32))
         return np.concatenate(parts)
+
+
+QUESTION = Question((*_ROWS.values(), _DRIFT), measure, only_here="sessions are Playhead's own")

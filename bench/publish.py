@@ -1,61 +1,117 @@
 """How many events a second can be published, one a request and many a request."""
 
 import asyncio
-import statistics
-import time
-from collections.abc import AsyncIterator, Iterator
-from functools import partial
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
 
-from bench.load import Requester, request
-from bench.question import Options
-from bench.site import Site, event
+from bench import nchan, percentiles, store_limit
+from bench.event import body, rendered
+from bench.figure import Bound, Figure, Finding, Role, Row, Skipped, Wrong
+from bench.load import send
+from bench.question import Question, Sizes, Subject
+from bench.site import Site, busy_sec, open_naive, open_noop
+from store.embedded import EmbeddedServer
 
-_ONE = "/api/v1/notification"
-_MANY = "/api/v1/notifications"
-# One at a time takes its time.
-MOST_SINGLES = 40_000
-
-
-async def measure(site: Site, options: Options) -> AsyncIterator[str]:
-    singles = min(options.events, MOST_SINGLES)
-    yield f"publish, 64 connections   {await publish(site.port, 64, singles)}"
-    yield f"publish, 1 connection     {await publish(site.port, 1, 2000)}"
-    yield f"publish in bulk           {await _bulk(site.port, options.events, 100)}"
-
-
-async def publish(port: int, connections: int, events: int) -> str:
-    bodies = (request("POST", _ONE, event(number)) for number in range(events))
-    seconds, took = await send(port, connections, bodies)
-    seconds.sort()
-    assert len(seconds) == events
-    p99 = seconds[int(len(seconds) * 0.99)] * 1000
-    median = statistics.median(seconds) * 1000
-    return f"{events / took:>9,.0f} events/s   median {median:.1f} ms, p99 {p99:.1f} ms"
-
-
-async def fill(port: int, events: int, size: int = 100, connections: int = 8) -> float:
-    """Publish many a request; the seconds it took."""
-    starts = range(0, events, size)
-    bodies = (b"\n".join(event(n) for n in range(start, start + size)) for start in starts)
-    _, took = await send(port, connections, (request("POST", _MANY, body) for body in bodies))
-    return took
-
-
-async def send(port: int, connections: int, requests: Iterator[bytes]) -> tuple[list[float], float]:
-    """Send all, each connection one after the other's answer; the seconds of each, and of all."""
-    loop = asyncio.get_running_loop()
-    done = [loop.create_future() for _ in range(connections)]
-    started = time.perf_counter()
-    clients = []
-    for future in done:
-        make = partial(Requester, lambda: next(requests, None), future)
-        clients.append((await loop.create_connection(make, "127.0.0.1", port))[1])
-    await asyncio.gather(*done)
-    took = time.perf_counter() - started
-    assert not any(client.failures for client in clients)
-    return [each for client in clients for each in client.seconds], took
+_NOOP = "a route that does nothing, in the same server"
+_NAIVE = "starlette and a redis-py call an event"
+_NCHAN = "nchan, which keeps in memory only"
+_SINGLE = Row(
+    "publish/64",
+    "publish, 64 connections, fsync",
+    "events/s",
+    (Bound(at_least=12_000), Bound(at_least=0.55, of="limit")),
+    {"limit": _NOOP, "naive": _NAIVE, "peer": _NCHAN},
+)
+_LATENCY = Row(
+    "publish/64-p99",
+    "publish, 64 connections: p99",
+    "ms",
+    (Bound(at_most=25),),
+    {"limit": _NOOP, "naive": _NAIVE, "peer": _NCHAN},
+    more=False,
+)
+_ALONE = Row(
+    "publish/1",
+    "publish, 1 connection",
+    "events/s",
+    (),
+    {"limit": _NOOP, "naive": _NAIVE, "peer": _NCHAN},
+)
+_BULK = Row(
+    "publish/bulk",
+    "publish in bulk, 100 a request",
+    "events/s",
+    (Bound(at_least=120_000),),
+    {"limit": "hiredis on sockets, XADD by the hundred, fsync", "naive": _NAIVE},
+)
+_MANY = 100
+_LANES = 8
 
 
-async def _bulk(port: int, events: int, size: int) -> str:
-    took = await fill(port, events, size)
-    return f"{events / took:>9,.0f} events/s   {size} a request, 8 connections"
+async def measure(subject: Subject, sizes: Sizes) -> AsyncIterator[Finding]:
+    async with subject.open() as site:
+        for figure in await _singles(site, "playhead", sizes.singles):
+            yield figure
+        if subject.target is None:
+            yield await _bulk(site, "playhead", sizes.bulk)
+        else:
+            yield Skipped(_BULK.name, "the Aviso API has no request for many")
+
+
+async def compare(sizes: Sizes) -> AsyncIterator[Finding]:
+    async with open_noop() as noop:
+        for figure in await _singles(noop, "limit", sizes.singles):
+            yield figure
+    yield await _stored(sizes.bulk)
+    async with open_naive() as naive:
+        for figure in await _singles(naive, "naive", sizes.singles // 3):
+            yield figure
+        yield await _bulk(naive, "naive", sizes.modest)
+    if why := nchan.missing():
+        yield Skipped("the peer of publish", why)
+        return
+    async with nchan.open_nchan() as peer:
+        for figure in await _singles(peer, "peer", sizes.singles):
+            yield figure
+
+
+async def _singles(site: Site, role: Role, events: int) -> list[Figure]:
+    requests = [site.dialect.publish(number) for number in range(events)]
+    gateway = site.busy_sec()
+    store = busy_sec(site.store_process_id) if site.store_process_id else 0.0
+    seconds, took = await send(site.address, 64, iter(requests))
+    if len(seconds) != events:
+        raise Wrong(f"{len(seconds)} of {events} publications were answered")
+    details = {"server us/event": (site.busy_sec() - gateway) / events * 1e6}
+    if site.store_process_id:
+        details["store us/event"] = (busy_sec(site.store_process_id) - store) / events * 1e6
+    found = percentiles.of_ms([seconds], 1000)
+    alone = requests[: min(2000, events)]
+    one, one_took = await send(site.address, 1, iter(alone))
+    return [
+        Figure(_SINGLE.key, role, events / took, details),
+        Figure(_LATENCY.key, role, percentiles.p99(found), {}, found),
+        Figure(_ALONE.key, role, len(alone) / one_took, {}, percentiles.of_ms([one], 1000)),
+    ]
+
+
+async def _bulk(site: Site, role: Role, events: int) -> Figure:
+    starts = range(0, events, _MANY)
+    requests = [site.dialect.publish_many(map(body, range(each, each + _MANY))) for each in starts]
+    gateway = site.busy_sec()
+    _, took = await send(site.address, _LANES, iter(requests))
+    details = {"server us/event": (site.busy_sec() - gateway) / events * 1e6}
+    return Figure(_BULK.key, role, events / took, details)
+
+
+async def _stored(events: int) -> Figure:
+    """Entries a second that the store takes when nobody looks at them before."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with EmbeddedServer(Path(folder) / "data") as server:
+            fields = ((b"t", b"bench.r0.1", b"d", rendered(number)) for number in range(events))
+            took = await asyncio.to_thread(store_limit.write_all, server.url, b"raw", fields, _MANY)
+    return Figure(_BULK.key, "limit", events / took)
+
+
+QUESTION = Question((_SINGLE, _LATENCY, _ALONE, _BULK), measure, compare)

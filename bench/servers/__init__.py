@@ -1,0 +1,1 @@
+"""What Playhead is compared with, each a process of its own."""
