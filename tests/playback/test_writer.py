@@ -110,7 +110,8 @@ async def test_each_verb_walks_its_steps_in_the_order_of_the_contract(scene: Sce
     sid, middle = session["id"], text_of(scene.recording.begin_ms + 1000)
     back = text_of(scene.recording.begin_ms + 500)
     async with watching(scene, session) as stream:
-        await stream.until("session")
+        # Only then is it sent every step: who catches up is told of the last one.
+        await stream.until("state-complete")
         for answer, walk in (
             (await controls.start(sid), START_WALK),
             (await controls.start(sid, 2), START_WALK),
