@@ -6,9 +6,10 @@ History is read in pages by a task of the stream's own; live it is a member of i
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -37,13 +38,20 @@ class StreamLimits:
     batch_delay_ms: int
 
 
+class Selector(Filter, Protocol):
+    """A filter that may know the few topics there are of all that it matches."""
+
+    @property
+    def topics(self) -> Sequence[bytes]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
     """What one stream is to send. `from_browser`: an EventSource, which resumes by `id:` alone."""
 
     stream: StreamKey
     topic: str
-    match: Filter
+    match: Selector
     reading: Reading
     watch: bool
     max_history: int
@@ -187,6 +195,7 @@ class LogStream(EventStream):
                 until,
                 epoch=self._epoch,
                 page_size=self._limits.page_size,
+                topics=self._plan.match.topics,
             )
             try:
                 async with aclosing(pages):

@@ -77,6 +77,12 @@ def meta_key(stream: StreamKey) -> str:
     return f"{_prefix(stream)}:meta"
 
 
+def index_keys(stream: StreamKey) -> tuple[str, str, str]:
+    """Where the topics of a log's events are found: by blocks; labels and times of the newest."""
+    prefix = _prefix(stream)
+    return f"{prefix}:topics", f"{prefix}:labels", f"{prefix}:times"
+
+
 def promise_key(stream: StreamKey, key: bytes) -> str:
     """Where an idempotency key's event is remembered."""
     return f"{_prefix(stream)}:idem:{key.decode()}"

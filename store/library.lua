@@ -67,6 +67,71 @@ local function raise_floor(log, meta)
     sequence = first_sequence - 1
   end
   redis.call('HSET', meta, 'floor', text(sequence))
+  return sequence
+end
+
+-- The topic index: who wants the events of a few topics finds them without reading the others. Of
+-- every event in turn there is the label of its topic (2 bytes) and its time (ms, 6 bytes): of the
+-- newest in the strings `labels` and `times`, which become two fields of the hash `topics` as soon as
+-- they are BLOCK long, l<first sequence> and t<first sequence>. Its field 'from' is the first sequence
+-- of the index, 'fresh' of the meta that of the strings. All keys are there from the first event on: a
+-- cluster takes a key that is missing for one that has moved.
+local BLOCK = 1024
+
+local function index_of(keys)
+  return { meta = keys[2], topics = keys[3], labels = keys[4], times = keys[5] }
+end
+
+local function times_of(ms, count)
+  return string.rep(struct.pack('>I6', ms), count)
+end
+
+local function start_index(index, first, labels, times)
+  redis.call('DEL', index.topics)
+  redis.call('HSET', index.topics, 'from', text(first))
+  redis.call('HSET', index.meta, 'fresh', text(first))
+  redis.call('SET', index.labels, labels)
+  redis.call('SET', index.times, times)
+end
+
+-- Labels and times of the newest events, behind those from sequence `fresh` on. An older Playhead
+-- appends without them: what is missing shows in the number of those there are; the index starts anew.
+local function add_topics(index, fresh, labels, times, last_sequence)
+  local first = number(fresh)
+  local count = redis.call('APPEND', index.labels, labels) / 2
+  local timed = redis.call('APPEND', index.times, times) / 6
+  if not first or first + count - 1 ~= last_sequence or timed ~= count then
+    count = #labels / 2
+    first = last_sequence - count + 1
+    start_index(index, first, labels, times)
+  end
+  while count >= BLOCK do
+    labels, times = redis.call('GET', index.labels), redis.call('GET', index.times)
+    redis.call('HSET', index.topics, 'l' .. text(first), string.sub(labels, 1, BLOCK * 2),
+      't' .. text(first), string.sub(times, 1, BLOCK * 6))
+    redis.call('HSET', index.meta, 'fresh', text(first + BLOCK))
+    redis.call('SET', index.labels, string.sub(labels, BLOCK * 2 + 1))
+    redis.call('SET', index.times, string.sub(times, BLOCK * 6 + 1))
+    first, count = first + BLOCK, count - BLOCK
+  end
+end
+
+-- Forget the blocks that lie below the floor.
+local function trim_index(index, floor)
+  local topics = index.topics
+  local from = number(redis.call('HGET', topics, 'from'))
+  local fresh = number(redis.call('HGET', index.meta, 'fresh'))
+  if not from or not fresh then
+    return
+  end
+  local first = from
+  while first < fresh and first + BLOCK - 1 <= floor do
+    redis.call('HDEL', topics, 'l' .. text(first), 't' .. text(first))
+    first = first + BLOCK
+  end
+  if first > from then
+    redis.call('HSET', topics, 'from', text(first))
+  end
 end
 
 -- RFC 3339 in UTC with milliseconds. Civil date from a day count: proleptic Gregorian calendar,
@@ -121,19 +186,23 @@ local function seek(log, target)
   return first_entry(log, id_of(low, target))
 end
 
--- append(log, meta, then the key of each promise | window ms, middle, tail, then per draft: topic,
--- head, time ms or '', fingerprint or '') -> epoch, then runs: status, drafts in a row, ms, sequence
--- of the first; drafts stored one after the other in one ms are one run, any other is one of its own.
+-- append(log, meta, topics, labels, times, then the key of each promise | window ms, middle, tail,
+-- the labels of all topics, then per draft: topic, head, time ms or '', fingerprint or '') -> epoch,
+-- then runs: status, drafts in a row, ms, sequence of the first; drafts stored one after the other in
+-- one ms are one run, any other is one of its own.
 -- A draft with a fingerprint is promised under the next key. All keys are named, so that a cluster
 -- refuses a call while it moves some of them: a promise it could not see would be stored twice.
 -- Status: 0 stored, 1 stored before under this key, 2 before the last event, 3 in the future,
 -- 4 key used for another event. O(drafts), about 8 us each.
 local function append(keys, args)
-  local log, meta = keys[1], keys[2]
-  local window, middle, tail = args[1], args[2], args[3]
-  local promised = 2
+  local log, meta, index = keys[1], keys[2], index_of(keys)
+  local window, middle, tail, given_labels = args[1], args[2], args[3], args[4]
+  local promised = 5
+  -- Of what is stored: labels, those of so many drafts are looked at, and times in runs of one.
+  local labels, labelled, times, run = {}, 0, {}, 0
   local last_ms, last_sequence = last_position(log)
-  local epoch = redis.call('HGET', meta, 'epoch')
+  local known = redis.call('HMGET', meta, 'epoch', 'fresh')
+  local epoch, fresh = known[1], known[2]
   if not epoch or last_sequence == 0 then
     epoch = start_epoch(meta)
     if last_sequence > 0 then
@@ -142,8 +211,8 @@ local function append(keys, args)
   end
   local now = now_ms()
   local written_ms, written = -1, nil
-  local reply, run = { epoch }, nil
-  for i = 4, #args, 4 do
+  local reply, told_ms = { epoch }, nil
+  for i = 5, #args, 4 do
     local topic, head, given, fingerprint = args[i], args[i + 1], args[i + 2], args[i + 3]
     local status, ms, sequence = 0, nil, 0
     local promise = nil
@@ -168,43 +237,57 @@ local function append(keys, args)
     if status == 0 then
       sequence = last_sequence + 1
       if ms ~= written_ms then
-        written_ms, written = ms, rfc3339(ms)
+        if run > 0 then
+          times[#times + 1] = times_of(written_ms, run)
+        end
+        written_ms, written, run = ms, rfc3339(ms), 0
       end
       redis.call('XADD', log, id_of(ms, sequence), topic,
         head .. text(sequence) .. middle .. written .. tail)
+      run = run + 1
       if promise then
         redis.call('HSET', promise, 'epoch', epoch, 'fingerprint', fingerprint,
           'ms', text(ms), 'sequence', text(sequence))
         redis.call('PEXPIRE', promise, window)
       end
       last_ms, last_sequence = ms, sequence
+    else
+      local before = (i - 5) / 4
+      labels[#labels + 1] = string.sub(given_labels, labelled * 2 + 1, before * 2)
+      labelled = before + 1
     end
-    if run and status == 0 and ms == run then
+    if status == 0 and ms == told_ms then
       reply[#reply - 2] = reply[#reply - 2] + 1
     else
       local at = #reply
       reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = status, 1, text(ms), text(sequence)
-      run = status == 0 and ms or nil
+      told_ms = status == 0 and ms or nil
     end
+  end
+  if run > 0 then
+    labels[#labels + 1] = string.sub(given_labels, labelled * 2 + 1)
+    times[#times + 1] = times_of(written_ms, run)
+    add_topics(index, fresh, table.concat(labels), table.concat(times), last_sequence)
   end
   return reply
 end
 
--- append_changes(log, meta, a table's hash of rows each | source, mark there must be, mark there is
--- then, opened, middle, tail, number of drafts, per draft: time ms, topic, head; then per row to
--- remember: number of its hash, field or '' for all of them, number of its draft or 0 to forget it)
+-- append_changes(log, meta, topics, labels, times, a table's hash of rows each | source, mark there
+-- must be, mark there is then, opened, middle, tail, the labels of all topics, number of drafts, per
+-- draft: time ms, topic, head; then per row to remember: number of its hash, field or '' for all of
+-- them, number of its draft or 0 to forget it)
 -- -> 1 when stored, epoch, the mark there is now, last ms, last sequence.
 -- All or nothing: when another mark is there, somebody stored what the caller does not know of. Time
 -- never goes back. `opened` is the number of the draft that begins a transaction whose end is not
 -- among these, '' when there is none, 'keep' when it began in an earlier call: its changes all have
 -- the time of the first. O(drafts), about 4 us each.
 local function append_changes(keys, args)
-  local log, meta = keys[1], keys[2]
+  local log, meta, index = keys[1], keys[2], index_of(keys)
   local source, expected, mark, opened = args[1], args[2], args[3], args[4]
-  local middle, tail, count = args[5], args[6], number(args[7])
+  local middle, tail, labels, count = args[5], args[6], args[7], number(args[8])
   local last_ms, last_sequence = last_position(log)
-  local kept = redis.call('HMGET', meta, 'epoch', 'mark:' .. source, 'open:' .. source)
-  local epoch, found, open = kept[1], kept[2] or '', kept[3]
+  local kept = redis.call('HMGET', meta, 'epoch', 'mark:' .. source, 'open:' .. source, 'fresh')
+  local epoch, found, open, fresh = kept[1], kept[2] or '', kept[3], kept[4]
   if not epoch or last_sequence == 0 then
     epoch = start_epoch(meta)
     if last_sequence > 0 then
@@ -218,11 +301,16 @@ local function append_changes(keys, args)
     redis.call('HSET', meta, 'mark:' .. source, found)
     return { 0, epoch, found, text(last_ms), text(last_sequence) }
   end
-  local ids, given, ms_text, closing = {}, nil, nil, nil
+  local ids, times, run = {}, {}, 0
+  local given, ms_text, closing = nil, nil, nil
   for i = 1, count do
-    local at = 5 + i * 3
+    local at = 6 + i * 3
     if args[at] ~= given then
       given = args[at]
+      if run > 0 then
+        times[#times + 1] = times_of(last_ms, run)
+        run = 0
+      end
       if i > 1 or not open then
         last_ms = math.max(number(given), last_ms)
       end
@@ -232,9 +320,14 @@ local function append_changes(keys, args)
     local sequence = text(last_sequence)
     ids[i] = ms_text .. sequence
     redis.call('XADD', log, ids[i], args[at + 1], args[at + 2] .. sequence .. closing)
+    run = run + 1
   end
-  for at = 8 + count * 3, #args, 3 do
-    local rows, field, draft = keys[2 + number(args[at])], args[at + 1], number(args[at + 2])
+  if run > 0 then
+    times[#times + 1] = times_of(last_ms, run)
+    add_topics(index, fresh, labels, table.concat(times), last_sequence)
+  end
+  for at = 9 + count * 3, #args, 3 do
+    local rows, field, draft = keys[5 + number(args[at])], args[at + 1], number(args[at + 2])
     if field == '' then
       redis.call('DEL', rows)
     elseif draft == 0 then
@@ -286,18 +379,19 @@ local function delete(keys, args)
   return sequence == target and redis.call('XDEL', keys[1], found[1]) or 0
 end
 
--- wipe(log, meta) -> 1 when the log exists. Keeps the last id, so that no sequence comes twice. O(n).
+-- wipe(log, meta, topics, labels, times) -> 1 when the log exists. Keeps the last id, so that no
+-- sequence comes twice. O(n).
 local function wipe(keys)
   if redis.call('EXISTS', keys[1]) == 0 then
     return 0
   end
   redis.call('XTRIM', keys[1], 'MAXLEN', 0)
-  raise_floor(keys[1], keys[2])
+  start_index(index_of(keys), raise_floor(keys[1], keys[2]) + 1, '', '')
   return 1
 end
 
--- trim(log, meta | max age ms or '', max count or '', max bytes or '') -> entries removed.
--- O(removed). Bytes are MEMORY USAGE, an estimate from five sampled nodes.
+-- trim(log, meta, topics, labels, times | max age ms or '', max count or '', max bytes or '') ->
+-- entries removed. O(removed). Bytes are MEMORY USAGE, an estimate from five sampled nodes.
 local function trim(keys, args)
   local log, meta = keys[1], keys[2]
   if redis.call('EXISTS', log) == 0 then
@@ -319,9 +413,104 @@ local function trim(keys, args)
     end
   end
   if removed > 0 then
-    raise_floor(log, meta)
+    trim_index(index_of(keys), raise_floor(log, meta))
   end
   return removed
+end
+
+-- Where in a block the labels wanted stand, from 0, in order; nil when they are one in 8 and more,
+-- where a scan costs less than a look-up of each.
+local DENSE = BLOCK / 8
+
+local function find_labels(labels, wanted)
+  local found = {}
+  for _, label in ipairs(wanted) do
+    local at = string.find(labels, label, 1, true)
+    while at do
+      if at % 2 == 1 then
+        if #found == DENSE then
+          return nil
+        end
+        found[#found + 1] = (at - 1) / 2
+      end
+      at = string.find(labels, label, at + 1, true)
+    end
+  end
+  table.sort(found)
+  return found
+end
+
+local function id_at(times, place, sequence)
+  return id_of(struct.unpack('>I6', times, place * 6 + 1), sequence)
+end
+
+-- selected(log, meta, topics, labels, times | epoch, after sequence, until ms, until sequence, entries
+-- at most, then each label) -> '', id up to which was looked, the entries on the way whose topics
+-- have one of the labels. Else the sequence up to which to scan: the index does not have those
+-- events or is of no use there, or there is something to tell of them. At most LOOKS blocks, about
+-- 2 us each, and 5 us an entry.
+local LOOKS = 1024
+
+local function selected(keys, args)
+  local log, meta, index = keys[1], keys[2], index_of(keys)
+  local after, last, most = number(args[2]), number(args[4]), number(args[5])
+  local wanted = { unpack(args, 6) }
+  local kept = redis.call('HMGET', meta, 'epoch', 'floor', 'fresh')
+  local from, fresh = number(redis.call('HGET', index.topics, 'from')), number(kept[3])
+  if kept[1] ~= args[1] or not from or not fresh or redis.call('EXISTS', log) == 0 then
+    return { args[4] }
+  end
+  local unknown = math.max(number(kept[2]), from - 1)
+  if unknown > after then
+    return { text(unknown) }
+  end
+  local newest = last >= fresh and redis.call('GET', index.labels)
+  if newest and #newest / 2 <= last - fresh then
+    return { args[4] }
+  end
+  local function times_from(first)
+    if first < fresh then
+      return redis.call('HGET', index.topics, 't' .. text(first))
+    end
+    return redis.call('GET', index.times)
+  end
+  local entries, scan, looked = {}, nil, 0
+  local start = after + 1 - (after + 1 - from) % BLOCK
+  local first = start
+  while first <= last and looked < LOOKS do
+    local labels = newest
+    if first < fresh then
+      labels = redis.call('HGET', index.topics, 'l' .. text(first))
+    end
+    local found = labels and find_labels(labels, wanted)
+    if (found and scan) or (not found and first > start and not scan) then
+      break
+    end
+    if not found then
+      scan = first + BLOCK - 1
+      looked = looked + LOOKS / 16  -- to count what is dense takes so much longer
+    elseif #found > 0 then
+      local times = times_from(first)
+      for _, place in ipairs(found) do
+        local sequence = first + place
+        local id = id_at(times, place, sequence)
+        local entry = sequence > after and sequence <= last and redis.call('XRANGE', log, id, id)[1]
+        if entry then
+          entries[#entries + 1] = entry
+          if #entries == most then
+            return { '', id, entries }
+          end
+        end
+      end
+    end
+    first, looked = first + BLOCK, looked + #wanted
+  end
+  if scan then
+    return { text(scan) }
+  elseif first > last then
+    return { '', args[3] .. '-' .. args[4], entries }
+  end
+  return { '', id_at(times_from(first - BLOCK), BLOCK - 1, first - 1), entries }
 end
 
 -- confirm(log, meta | ms, sequence, epoch) -> epoch. Asked after a lost connection by a reader that
@@ -870,6 +1059,7 @@ redis.register_function('at_sequence_@DIGEST@', at_sequence)
 redis.register_function('delete_@DIGEST@', delete)
 redis.register_function('wipe_@DIGEST@', wipe)
 redis.register_function('trim_@DIGEST@', trim)
+redis.register_function('selected_@DIGEST@', selected)
 redis.register_function('confirm_@DIGEST@', confirm)
 redis.register_function('session_init_@DIGEST@', session_init)
 redis.register_function('session_start_@DIGEST@', session_start)

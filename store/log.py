@@ -42,6 +42,7 @@ from store.event import (
     StreamKey,
 )
 from store.link import Argument
+from store.topic_index import Selection, indexed_keys, labels_of
 
 logger = structlog.get_logger(__name__)
 
@@ -191,8 +192,9 @@ class EventLog:
     async def _append_batch(
         self, stream: StreamKey, envelope: Envelope, drafts: Sequence[Draft]
     ) -> list[Outcome]:
-        keys = [*_keys(stream)]
-        args: list[Argument] = [self._window_ms, envelope.middle, envelope.tail]
+        keys = [*indexed_keys(stream)]
+        labels = labels_of([draft.topic for draft in drafts])
+        args: list[Argument] = [self._window_ms, envelope.middle, envelope.tail, labels]
         for draft in drafts:
             promise = draft.idempotency
             if promise is not None:
@@ -227,7 +229,8 @@ class EventLog:
         if stream not in self._registered:
             await self._register(stream)
         tables = {row.table: 0 for row in changes.rows}
-        keys = [*_keys(stream), *(rows_key(stream, changes.source, table) for table in tables)]
+        rows = (rows_key(stream, changes.source, table) for table in tables)
+        keys = [*indexed_keys(stream), *rows]
         tables = {table: number for number, table in enumerate(tables, 1)}
         opened = changes.opened
         args: list[Argument] = [
@@ -237,6 +240,7 @@ class EventLog:
             b"" if opened is None else opened or b"keep",
             envelope.middle,
             envelope.tail,
+            labels_of([draft.topic for draft in changes.drafts]),
             len(changes.drafts),
         ]
         for draft in changes.drafts:
@@ -257,13 +261,13 @@ class EventLog:
 
     async def wipe(self, stream: StreamKey) -> bool:
         """Remove every event; sequences go on. False when the log does not exist."""
-        return bool(await self._connection.call("wipe", _keys(stream)))
+        return bool(await self._connection.call("wipe", indexed_keys(stream)))
 
     async def trim(self, stream: StreamKey, retention: Retention) -> int:
         """Remove what retention no longer keeps; the number of events removed."""
         limits = (retention.max_age_ms, retention.max_count, retention.max_bytes)
         args = ("" if limit is None else limit for limit in limits)
-        return int(await self._connection.call("trim", _keys(stream), *args))
+        return int(await self._connection.call("trim", indexed_keys(stream), *args))
 
     # -- looking up
 
@@ -323,15 +327,27 @@ class EventLog:
         *,
         epoch: bytes,
         page_size: int,
+        topics: Sequence[bytes] = (),
     ) -> AsyncGenerator[Page, None]:
         """Every event after one position up to and including another, in pages.
 
         The next page is fetched while this one is used. The last page stands at `until`. A page
         whose gap says `reset` ends the range: the log is another one. A page has `page_size` events
-        at most, and fewer where they are large.
+        at most, and fewer where they are large. With `topics` events of other topics may be left
+        out; a topic is named up to its shape.
         """
         count = min(page_size, FIRST_COUNT)
-        fetch = asyncio.ensure_future(self._page(stream, after, until, epoch, count))
+        selection = Selection(self._connection, stream, topics) if topics else None
+
+        async def read(after: Position, count: int) -> Page:
+            if selection is not None and selection.may_help(after, until):
+                with self._observe_page():
+                    selected = await selection.page(after, until, epoch, count)
+                if selected is not None:
+                    return selected
+            return await self._page(stream, after, until, epoch, count)
+
+        fetch = asyncio.ensure_future(read(after, count))
         try:
             while True:
                 page = await fetch
@@ -339,9 +355,7 @@ class EventLog:
                 reset = page.gap is not None and page.gap.reason is GapReason.RESET
                 if not ended and not reset:
                     count = next_count(page.entries, count, page_size)
-                    fetch = asyncio.ensure_future(
-                        self._page(stream, page.position, until, epoch, count)
-                    )
+                    fetch = asyncio.ensure_future(read(page.position, count))
                     # A task has its first step in the next turn. Without one the server would be
                     # asked only when this page is used up.
                     await asyncio.sleep(0)

@@ -5,38 +5,46 @@ match and never raises; only a spatial filter looks into the event, after its bo
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from itertools import product
+from math import prod
 from typing import Final
 
 import msgspec
 
 from gateway.schema.catalog import EventSchema
 from gateway.schema.constraints import AnyOf, Condition, Exactly, Interval
+from gateway.schema.fields import EnumHandler
 from gateway.schema.spatial import SpatialTest
-from gateway.schema.topic import encode_pair, encode_token
+from gateway.schema.topic import build, encode_pair, encode_token
 
 _ANY: Final = rb"[^.>]*"
 _WHOLE: Final = rb"(-?[0-9]+)"
 _DECIMAL: Final = rb"(-?[0-9]+(?:%2E[0-9]+)?)"
 _SHAPE: Final = rb"(?:>.*)?"
+# Each topic more makes a look into the log's index dearer.
+_MAX_TOPICS: Final = 16
 
 
 class Filter:
     """What a query narrows down to. Equal queries have an equal ``key``, and are equal.
 
-    ``everything``: there is no narrowing, callers need not ask. ``matches`` takes the stored topic
-    and the stored CloudEvent JSON; it is a pure function of the two.
+    ``everything``: there is no narrowing, callers need not ask. ``topics``: what matches has one of
+    these topics, not counting a shape; empty when they are many or not known. ``matches`` takes the
+    stored topic and the stored CloudEvent JSON; it is a pure function of the two.
     """
 
-    __slots__ = ("_decide", "_spatial", "everything", "key")
+    __slots__ = ("_decide", "_spatial", "everything", "key", "topics")
 
     def __init__(
         self,
         key: str,
         decide: Callable[[bytes], object] | None,
         spatial: SpatialTest | None = None,
+        topics: tuple[bytes, ...] = (),
     ) -> None:
         self.key = key
+        self.topics = topics
         self.everything = decide is None and spatial is None
         self._decide = decide
         self._spatial = spatial
@@ -78,7 +86,8 @@ def filter_by_schema(
             parts.append(_capture(condition))
             checks.append(_make_check(condition))
     match = re.compile(rb"\.".join(parts) + _SHAPE, re.DOTALL).fullmatch
-    return Filter(key, _CheckedMatch(match, checks) if checks else match, spatial)
+    decide = _CheckedMatch(match, checks) if checks else match
+    return Filter(key, decide, spatial, _list_topics(schema, conditions))
 
 
 def filter_by_pairs(event_type: str, values: Mapping[str, str]) -> Filter:
@@ -88,6 +97,29 @@ def filter_by_pairs(event_type: str, values: Mapping[str, str]) -> Filter:
         return Filter(key, None)
     needles = [f".{encode_pair(name, values[name])}.".encode() for name in sorted(values)]
     return Filter(key, _PairMatch(f"{encode_token(event_type)}.".encode(), needles))
+
+
+def _list_topics(schema: EventSchema, conditions: Mapping[str, Condition]) -> tuple[bytes, ...]:
+    """Every topic that can match, if the conditions leave few."""
+    choices = [_list_tokens(schema, name, conditions.get(name)) for name in schema.key_order]
+    if not 0 < prod(map(len, choices)) <= _MAX_TOPICS:
+        return ()
+    return tuple(build(schema.base_token, tokens) for tokens in product(*choices))
+
+
+def _list_tokens(schema: EventSchema, name: str, condition: Condition | None) -> Collection[str]:
+    """Every token that a field can have; none when they are not known."""
+    if isinstance(condition, Exactly):
+        return (condition.token,)
+    if isinstance(condition, AnyOf):
+        return sorted(condition.tokens)
+    if name == schema.spatial:
+        return ("",)
+    field = schema.fields[name]
+    # The values of other enums are the configuration's: the log may have some that it once named.
+    if condition is None and schema.captured and isinstance(field, EnumHandler):
+        return [encode_token(value) for value in field.values]
+    return ()
 
 
 class _CheckedMatch:

@@ -52,7 +52,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.playback_tables",),
     ("store.pgoutput", "store.pgtypes"),
     ("store.log", "store.data_directory", "store.server_binary"),
-    ("store.session", "store.server_time", "store.configuration"),
+    ("store.topic_index", "store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
     ("store.cluster",),
     ("store.link",),

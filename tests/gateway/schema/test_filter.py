@@ -255,6 +255,46 @@ def test_different_queries_have_different_keys() -> None:
     assert filters[0] != "mars"
 
 
+WHOLE = {"name": "a.b", "class": "od", "step": 4, "level": 2.5}
+TABLES = Catalog.parse(None, None, changes=True)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "identifier", "topics"),
+    [
+        ("mars", WHOLE, [b"diss%2Ex.a%2Eb.od.4.2%2E5"]),
+        (
+            "mars",
+            {**WHOLE, "class": {"in": ["rd", "od"]}, "step": {"in": [4, 5]}},
+            [b"diss%%2Ex.a%%2Eb.%b.%d.2%%2E5" % (c, s) for c in (b"od", b"rd") for s in (4, 5)],
+        ),
+        ("mars", {**WHOLE, "step": {"in": [*range(16)]}}, 16),
+        ("mars", {**WHOLE, "step": {"in": [*range(17)]}}, []),
+        ("mars", {**WHOLE, "step": {"gte": 4}}, []),
+        ("mars", {"name": "a.b", "class": "od", "step": 4}, []),
+        ("mars", {}, []),
+        # The log may have values of an enum that the configuration names no more.
+        ("mars", {"name": "a.b", "step": 4, "level": 2.5}, []),
+        ("area", {"name": "a", "polygon": SQUARE}, [b"area..a"]),
+        ("area", {"point": [1, 2]}, []),
+        ("quake", {"net": "x", "polygon": SQUARE}, [b"quake.x"]),
+        ("other", {"a": "1"}, []),
+        ("change", {"table": "public.t", "key": "1", "op": "u"}, [b"change.public%2Et.u.1"]),
+        (
+            "change",
+            {"table": "public.t", "key": "1"},
+            [b"change.public%%2Et.%b.1" % op for op in (b"c", b"u", b"d", b"t")],
+        ),
+        ("change", {"table": "public.t"}, []),
+    ],
+)
+def test_the_topics_are_known_where_the_query_leaves_few(
+    event_type: str, identifier: object, topics: list[bytes] | int
+) -> None:
+    found = narrow(event_type, identifier, TABLES if event_type == "change" else CATALOG).topics
+    assert (len(found) if isinstance(topics, int) else list(found)) == topics
+
+
 NAMES = st.sampled_from(["a", "b", "a.b", "*", ">", "%2A", "é=", "a b"])
 STEPS = st.integers(-3, 3) | st.sampled_from([2**53, 2**53 + 1, -(2**63), 2**63 - 1])
 LEVELS = st.sampled_from([0.0, 0.1, 0.5, 1.0, -1.0, 1e-9, 1e21, 2.5])
@@ -310,8 +350,10 @@ def test_a_filter_agrees_with_the_plain_meaning_of_the_query(
 ) -> None:
     wanted = narrow("mars", asked)
     expected = all(accepts(asked[name], event[name]) for name in asked)
-    assert wants(wanted, publish("mars", event)) == expected
+    stored = publish("mars", event)
+    assert wants(wanted, stored) == expected
     assert wanted.everything == (not asked)
+    assert not expected or not wanted.topics or stored.topic in wanted.topics
 
 
 PAIRS = st.dictionaries(
