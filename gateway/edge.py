@@ -4,7 +4,9 @@ Pure ASGI: what is wrapped here is passed on unbuffered. Streams write past it, 
 """
 
 import time
+from itertools import count
 from random import getrandbits
+from uuid import uuid4
 
 import msgspec
 import structlog
@@ -28,11 +30,13 @@ _STATUS_CODES = {
 }
 
 
+_numbers = count(getrandbits(46))
+_ID_START = f"{uuid4()}"[:24]
+
+
 def make_request_id() -> str:
-    """A UUID of version 4 (RFC 9562 §5.4): to find a request by, so no secret, and made quickly."""
-    text = f"{getrandbits(128):032x}"
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+    """A UUID, to find a request by: one of version 4 at start, then counted on, which is quick."""
+    return f"{_ID_START}{next(_numbers) & 0xFFFFFFFFFFFF:012x}"
 
 
 class Edge:

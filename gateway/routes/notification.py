@@ -14,7 +14,7 @@ from gateway.auth import Authenticator, OpenAccess, User
 from gateway.cloudevent import Renderer
 from gateway.errors import ApiError, unavailable
 from gateway.metrics import Metrics
-from gateway.routes.request import invalid, read_body, refused
+from gateway.routes.request import header, invalid, read_body, refused
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
 from gateway.schema.jsontext import find_json_fault
@@ -243,7 +243,7 @@ def _split(body: bytes, content_type: str) -> list[bytes]:
 
 
 def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
+    key = header(request, b"idempotency-key")
     if key is not None and not 0 < len(key.strip()) <= _KEY_LENGTH:
         raise invalid(
             "notification",

@@ -24,9 +24,18 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 
 
+def header(request: Request, name: bytes) -> str | None:
+    """The first header of this name, in lower case. Quick where Starlette's is not: when it is absent."""
+    for each, value in request.scope["headers"]:
+        if each == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises ApiError 413 as soon as it is known to be over the limit."""
-    declared = request.headers.get("content-length", "")
+    declared = header(request, b"content-length") or ""
     if declared.isdigit() and int(declared[:20]) > limit:
         raise _too_large(f"{declared[:20]} bytes", limit)
     parts: list[bytes] = []
