@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 from store.connection import Connection, rows_key
 from store.errors import StoreUnavailable
 from store.event import ChangeDraft, Changes, Envelope, KeptRow, Mark, StreamKey
-from store.log import BATCH_BYTES, BATCH_DRAFTS, EventLog
+from store.lanes import BATCH_BYTES, BATCH_DRAFTS
+from store.log import EventLog
 from store.rows import Change
 
 

@@ -5,11 +5,8 @@ reader gets every entry after its position once, in order, or is told of the gap
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import structlog
 
@@ -22,7 +19,7 @@ from store.connection import (
     rows_key,
     streams_key,
 )
-from store.errors import StoreError, StoreUnavailable
+from store.errors import StoreError
 from store.event import (
     Appended,
     Changes,
@@ -41,17 +38,11 @@ from store.event import (
     Retention,
     StreamKey,
 )
+from store.lanes import Lanes, Outcome
 from store.link import Argument
 from store.topic_index import Selection, indexed_keys, labels_of
 
 logger = structlog.get_logger(__name__)
-
-# What became of one draft. A StoreError: not known to be stored, and not known not to be.
-Outcome: TypeAlias = Appended | Refused | StoreError
-
-# One call holds the server for about 8 us a draft: 500 are 4 ms, and no more than 4 MB.
-BATCH_DRAFTS = 500
-BATCH_BYTES = 4 << 20
 
 # What is read at a time has about 1 MB whatever the size of the events, as the ones before tell;
 # the first read cannot know, and begins with few. 500 events of 400 bytes are within it.
@@ -60,34 +51,6 @@ FIRST_COUNT = 16
 GROWTH = 8
 
 _REFUSALS = {2: Refusal.BEFORE_LAST, 3: Refusal.IN_FUTURE, 4: Refusal.KEY_REUSED}
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """One caller's drafts in a lane: how many have left for the server, and what became of them."""
-
-    drafts: Sequence[Draft]
-    done: asyncio.Future[None]
-    taken: int = 0
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def settle(self, outcomes: Sequence[Outcome]) -> None:
-        self.outcomes += outcomes
-        if len(self.outcomes) == len(self.drafts) and not self.done.done():
-            self.done.set_result(None)
-
-
-# Some calls' next drafts, one after the other in one batch, and how many of each call's.
-_Batch: TypeAlias = tuple[list[Draft], list[tuple[_Call, int]]]
-
-
-@dataclass(slots=True)
-class _Lane:
-    """Calls of one stream that wait while an append of it is under way."""
-
-    envelope: Envelope
-    waiting: deque[_Call] = field(default_factory=deque)
-    task: asyncio.Task[None] | None = None
 
 
 class EventLog:
@@ -108,7 +71,7 @@ class EventLog:
         self._window_ms = idempotency_window_ms
         self._on_batch = on_batch
         self._observe_page = observe_page
-        self._lanes: dict[StreamKey, _Lane] = {}
+        self._lanes = Lanes(self._append_batch)
         # Streams whose names are on the server's lists, with the epoch that was last appended to.
         self._registered: dict[StreamKey, bytes] = {}
 
@@ -129,16 +92,7 @@ class EventLog:
                 await self._register(stream)
         except StoreError as error:
             return [error] * len(drafts)
-        lane = self._lanes.get(stream)
-        if lane is None or lane.envelope != envelope:
-            lane = self._lanes[stream] = _Lane(envelope)
-        loop = asyncio.get_running_loop()
-        call = _Call(drafts, loop.create_future())
-        lane.waiting.append(call)
-        if lane.task is None:
-            lane.task = loop.create_task(self._drain(stream, lane))
-        await call.done
-        return call.outcomes
+        return await self._lanes.append(stream, envelope, drafts)
 
     async def _register(self, stream: StreamKey) -> None:
         # Before the first append: a crash in between leaves a name without a log, never a log
@@ -155,39 +109,6 @@ class EventLog:
                 await self._register(stream)
         if stream in self._registered:
             self._registered[stream] = epoch
-
-    async def _drain(self, stream: StreamKey, lane: _Lane) -> None:
-        parts: list[tuple[_Call, int]] = []
-        try:
-            while lane.waiting:
-                drafts, parts = _cut(lane.waiting)
-                outcomes: Sequence[Outcome]
-                try:
-                    outcomes = await self._append_batch(stream, lane.envelope, drafts)
-                except StoreError as error:
-                    outcomes = [error] * len(drafts)
-                    if isinstance(error, StoreUnavailable):
-                        # Who queued meanwhile met the same silence: a time-out each would add up.
-                        for call in lane.waiting:
-                            count = len(call.drafts) - call.taken
-                            parts.append((call, count))
-                            outcomes += [error] * count
-                        lane.waiting.clear()
-                except Exception as error:
-                    # A defect is told to who waits for this batch; the next one may do better.
-                    logger.exception("append_failed", stream=stream)
-                    outcomes = [StoreError(f"the append failed: {error}")] * len(drafts)
-                start = 0
-                for call, count in parts:
-                    call.settle(outcomes[start : start + count])
-                    start += count
-        finally:
-            # Reached early only by cancellation: nobody may wait for ever.
-            for call in (*(call for call, _ in parts), *lane.waiting):
-                call.done.cancel()
-            lane.task = None
-            if self._lanes.get(stream) is lane:
-                del self._lanes[stream]
 
     async def _append_batch(
         self, stream: StreamKey, envelope: Envelope, drafts: Sequence[Draft]
@@ -407,26 +328,3 @@ def _keys(stream: StreamKey) -> tuple[str, str]:
 def _just_before(entry_id: bytes) -> Position:
     ms, sequence = Position.parse(entry_id)
     return Position(ms, sequence - 1)
-
-
-def _cut(waiting: deque[_Call]) -> _Batch:
-    """Take the next batch off the front."""
-    drafts: list[Draft] = []
-    parts: list[tuple[_Call, int]] = []
-    size = 0
-    while waiting:
-        call = waiting[0]
-        before = len(drafts)
-        for draft in call.drafts[call.taken : call.taken + BATCH_DRAFTS - before]:
-            size += draft.size
-            if drafts and size > BATCH_BYTES:
-                break
-            drafts.append(draft)
-        count = len(drafts) - before
-        if count:
-            call.taken += count
-            parts.append((call, count))
-        if call.taken < len(call.drafts):
-            break
-        waiting.popleft()
-    return drafts, parts

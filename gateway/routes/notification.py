@@ -21,7 +21,8 @@ from gateway.schema.jsontext import find_json_fault
 from gateway.schema.query import parse, publication
 from store.errors import StoreError, StoreUnavailable
 from store.event import Appended, Draft, Refusal, StreamKey, rfc3339
-from store.log import EventLog, Outcome
+from store.lanes import Outcome
+from store.log import EventLog
 
 logger = structlog.get_logger(__name__)
 

@@ -55,7 +55,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store.topic_index", "store.session", "store.server_time", "store.configuration"),
     ("store.connection",),
     ("store.cluster",),
-    ("store.link",),
+    ("store.link", "store.lanes"),
     ("store.visibility", "store.cron", "store.playback_schema", "store.json_members"),
     ("store.event", "store.errors"),
 )
