@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from uuid import uuid4
 
@@ -159,7 +160,7 @@ def test_events_that_are_no_longer_kept_are_told_as_a_gap(site: Site) -> None:
 def test_nobody_reads_on(site: Site) -> None:
     """`playhead replay … | head -1` ends without a complaint."""
     site.publish(*map(str, range(50)))
-    pipeline = f"{sys.executable} -m gateway replay note --tenant {site.tenant} | head -1"
+    pipeline = f"{quote(sys.executable)} -m gateway replay note --tenant {site.tenant} | head -1"
     done = subprocess.run(
         ["bash", "-c", f"{pipeline}; exit ${{PIPESTATUS[0]}}"],
         check=False,

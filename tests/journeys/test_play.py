@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from shlex import quote
 
 import pytest
 
@@ -93,8 +94,9 @@ def test_a_signal_ends_the_session_too(
 def test_nobody_reads_on_and_the_session_ends(site: Site) -> None:
     site.record(range(1, 3600, 10))
     typed = " ".join([*HOUR, "--speed", "500", "--tenant", site.tenant])
+    program = quote(sys.executable)
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m gateway {typed} | head -1; exit ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{program} -m gateway {typed} | head -1; exit ${{PIPESTATUS[0]}}"],
         check=False,
         capture_output=True,
         text=True,

@@ -81,6 +81,28 @@ class Scene:
         while await self.admin.fetchval("SHOW synchronous_standby_names") != name:
             assert asyncio.get_running_loop().time() < ends, "the setting is in effect"
             await asyncio.sleep(0.01)
+        if name:
+            await self._await_waits(ends)
+
+    async def _await_waits(self, ends: float) -> None:
+        """Until a commit really waits: another process of the server turns that on, a moment later."""
+        async with connections(self.studio, 1) as (probe,):
+            await probe.execute("SET synchronous_commit = on")
+            number = await probe.fetchval("SELECT pg_backend_pid()")
+            waits = False
+            while not waits:
+                commit = asyncio.create_task(
+                    probe.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
+                )
+                while not commit.done() and not waits:
+                    assert asyncio.get_running_loop().time() < ends, "a commit waits"
+                    waits = await self.admin.fetchval(
+                        "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $1", number
+                    )
+                    await asyncio.sleep(0.005)
+                if waits:
+                    await self.admin.execute("SELECT pg_cancel_backend($1)", number)
+                await commit
 
     async def notes(self) -> list[tuple[int, str]]:
         """When each was made, as the log has it."""
