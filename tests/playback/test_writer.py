@@ -69,6 +69,13 @@ class Scene:
         return self.recording.at(at if played else at - 1)
 
 
+# Whether somebody waits for a lock in this database.
+WAITING = """
+SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                WHERE NOT granted AND datname = current_database())
+"""
+
+
 @cache
 def past_recording(seed: int, transactions: int) -> Recording:
     begin = int(time.time() * 1000) - PAST_MS
@@ -155,7 +162,7 @@ async def test_what_the_tables_hold_the_watchers_were_sent_before_they_hear_of_t
     session = await scene.begin()
     sid = session["id"]
     async with watching(scene, session) as stream:
-        await stream.until("session")
+        await stream.until("state-complete")
         for _ in range(8):
             done(await scene.controls.start(sid, 4))
             await asyncio.sleep(0.05)
@@ -195,7 +202,7 @@ async def test_a_forward_seek_while_it_plays_and_one_back_leave_the_state_of_the
 async def test_at_the_end_of_its_range_the_tables_hold_everything(scene: Scene) -> None:
     session = await scene.begin()
     async with watching(scene, session) as stream:
-        await stream.until("session")
+        await stream.until("state-complete")
         done(await scene.controls.start(session["id"], 0))
         assert await walked(stream, 6) == START_WALK + STOP_WALK
     current = await scene.controls.current()
@@ -261,7 +268,7 @@ async def test_a_change_that_the_tables_cannot_take_ends_play_with_its_reason(sc
     session = await scene.begin()
     await scene.target.execute("ALTER TABLE ship ADD CHECK (id < 0)")
     async with watching(scene, session) as stream:
-        await stream.until("session")
+        await stream.until("state-complete")
         done(await scene.controls.start(session["id"], 4))
         assert await walked(stream, 4) == [*START_WALK, "MSG_START_KO"]
     failed = await scene.controls.current()
@@ -299,11 +306,15 @@ async def test_verbs_while_a_step_is_under_way_are_told_so_but_end_and_reset_com
     locked = scene.target.transaction()
     await locked.start()
     await scene.target.execute("LOCK TABLE ship")
-    initialising = asyncio.create_task(scene.begin())
+    some_rows = text_of(scene.recording.begin_ms + 3000)
+    initialising = asyncio.create_task(scene.controls.begin(some_rows, None))
     async with asyncio.timeout(30):
         while (session := await scene.controls.current()) is None or not session["status"].endswith(
             "IN_PROGRESS"
         ):
+            await asyncio.sleep(0.01)
+        # Before it has come to the tables there would be nothing to remove again.
+        while not await scene.target.fetchval(WAITING):
             await asyncio.sleep(0.01)
     sid = session["id"]
     refused(await scene.controls.start(sid), 409, "REPLAY_WRONG_STATE")
