@@ -155,7 +155,7 @@ async def _translated() -> AsyncIterator[None]:
 def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     """The same kind of connection, whose commands hiredis packs.
 
-    redis-py's own packing takes 3 us an argument, as much as everything else of an append.
+    redis-py's own takes 3 us an argument, and a tail names all the streams it follows in each read.
     """
 
     def pack_command(_: AbstractConnection, name: str | bytes, *args: Argument) -> list[bytes]:
