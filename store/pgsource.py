@@ -192,10 +192,10 @@ class PgSource:
         rows = await self.fetch(query, *args, timeout_sec=timeout_sec)
         return rows[0][0] if rows else None
 
-    async def execute(self, query: str) -> None:
+    async def execute(self, query: str, *args: object) -> None:
         """A statement that may take as long as it likes."""
         async with self._asking, self._translated():
-            await self._control.execute(query)
+            await self._control.execute(query, *args)
 
     async def own(self) -> bool:
         """Become the one process that captures this source, for as long as the connection lives."""
@@ -256,30 +256,6 @@ class PgSource:
             lost,
         )
 
-    async def create_slot(self) -> Slot:
-        """Waits for the transactions that are open to end."""
-        try:
-            async with self._asking, self._translated():
-                await self._control.execute(
-                    "SELECT pg_create_logical_replication_slot($1, $2)",
-                    *(self.settings.slot, PLUGIN),
-                )
-        except SourceUnavailable as error:
-            if not isinstance(error.__cause__, asyncpg.ConfigurationLimitExceededError):
-                raise
-            most = await self.value("SELECT current_setting('max_replication_slots')")
-            raise SourceRefused(
-                [
-                    f"all its {most} replication slots are taken: drop one with "
-                    "SELECT pg_drop_replication_slot('…'), or raise max_replication_slots and "
-                    "restart PostgreSQL"
-                ]
-            ) from error
-        created = await self.slot()
-        if created is None:
-            raise SourceUnavailable(f"slot '{self.settings.slot}' was dropped as it was made")
-        return created
-
     async def drop_slot(self) -> None:
         await self.fetch("SELECT pg_drop_replication_slot($1)", self.settings.slot)
 
@@ -305,6 +281,8 @@ class PgSource:
                     yield page
             except asyncpg.UndefinedObjectError as error:
                 raise await self._why_undefined() from error
+            except asyncpg.InternalServerError as error:
+                raise self._why_undecodable(error) from error
             except BaseException:
                 # To roll back would be to wait for a source that may be gone.
                 self._reading.terminate()
@@ -321,6 +299,17 @@ class PgSource:
                 f"publication '{publication}' was not there when changes were made that are still "
                 f"to be captured, and so they cannot be: SELECT pg_drop_replication_slot('{name}'), "
                 "and set on_lost_slot to resume to go on with a gap"
+            ]
+        )
+
+    def _why_undecodable(self, error: asyncpg.PostgresError) -> StoreError:
+        name = self.settings.slot
+        # Of a slot that somebody made while tables were changed; see store/slot_making.py.
+        return SourceRefused(
+            [
+                f"PostgreSQL cannot decode what slot '{name}' has ({error}): "
+                f"SELECT pg_drop_replication_slot('{name}'), and set on_lost_slot to resume to go on "
+                "with a gap"
             ]
         )
 

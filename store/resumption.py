@@ -13,6 +13,7 @@ from store.errors import SourceLost
 from store.event import Mark, StreamKey
 from store.log import EventLog
 from store.pgsource import Identity, Moment, PgSource, Slot, SourceSettings
+from store.slot_making import make_slot
 
 logger = structlog.get_logger(__name__)
 
@@ -124,7 +125,7 @@ class Resumption:
             await self._source.drop_slot()
             slot = None
         if slot is None:
-            slot = await self._source.create_slot()
+            slot = await make_slot(self._source)
         progress = Progress(
             system_id=identity.system_id,
             timeline=identity.timeline,

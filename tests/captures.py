@@ -115,6 +115,14 @@ class Site:
 
         await eventually(there, f"capture is {state}: {capture.status}")
 
+    async def slot_is_there(self) -> bool:
+        connection = await self.connect()
+        try:
+            query = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = $1"
+            return await connection.fetchval(query, self.settings.slot) is not None
+        finally:
+            await connection.close()
+
     async def connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(self.dsn)
 

@@ -84,7 +84,9 @@ class House:
 
     async def close(self) -> None:
         if self.capture.process is not None:
+            print(f"capture has ended with {self.capture.process.poll()} (None: not); it logged")
             self.capture.kill()
+            print(self.capture.log_file.read_text()[-6000:])
         await asyncio.to_thread(self.gateway.stop)
         await self.connection.close()
         await asyncio.to_thread(self.valkey.stop)

@@ -189,6 +189,47 @@ async def test_a_slot_that_somebody_else_read_from_is_seen(site: Site) -> None:
         assert "somebody else read from it" in str(capture.status.error)
 
 
+async def open_transaction(site: Site) -> asyncpg.Connection:
+    connection = await site.connect()
+    await connection.execute("BEGIN; SELECT pg_current_xact_id()")
+    return connection
+
+
+async def test_a_table_may_be_emptied_while_the_slot_is_made(site: Site) -> None:
+    """PostgreSQL misses what ends while it makes a slot, for as long as an older one is open."""
+    first = await open_transaction(site)
+    observer = await site.connect()
+
+    async def waits() -> bool:
+        return bool(
+            await observer.fetchval(
+                "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                "WHERE NOT granted AND locktype = 'transactionid' AND transactionid = $1::text::xid "
+                "AND query LIKE '%create_logical%'",
+                waited_for,
+            )
+        )
+
+    waited_for = str(await first.fetchval("SELECT pg_current_xact_id()::xid"))
+    async with site.running() as capture:
+        await eventually(waits, "the slot is being made")
+        older = await open_transaction(site)
+        await site.run("TRUNCATE t")
+        waited_for = str(await older.fetchval("SELECT pg_current_xact_id()::xid"))
+        await first.execute("COMMIT")
+        await eventually(waits, "the slot waits for the older one")
+        writer = await open_transaction(site)
+        await writer.execute("INSERT INTO t VALUES (1)")
+        await older.execute("COMMIT")
+        await eventually(site.slot_is_there, "the slot is made")
+        await writer.execute("COMMIT")
+        await site.reach(capture, "capturing")
+        await site.run("INSERT INTO t VALUES (2)")
+        assert [each["key"]["id"] for each in await site.changes()] == [2]
+    for connection in (first, older, writer, observer):
+        await connection.close()
+
+
 async def test_a_log_that_lost_changes_gets_them_again_while_the_slot_has_them(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
