@@ -77,7 +77,7 @@ def _by_sequence(site: Site, size: int, times: int) -> float:
     """ms of the function by which the gateway finds a sequence."""
     name = store_limit.function_name(site.store_url, b"at_sequence")
     numbers = (b"%d" % _PICKS.randint(1, size) for _ in range(times))
-    commands = ((b"FCALL", name, b"1", store_limit.LOG, number) for number in numbers)
+    commands = ((b"FCALL", name, b"5", *store_limit.LOG_KEYS, number) for number in numbers)
     return store_limit.usec_a_call(site.store_url, commands) / 1000
 
 

@@ -15,8 +15,10 @@ from bench.event import EVENT_TYPE, TENANT
 from bench.figure import Wrong
 from store.connection import log_key
 from store.event import StreamKey
+from store.topic_index import indexed_keys
 
 LOG = log_key(StreamKey(TENANT, EVENT_TYPE)).encode()
+LOG_KEYS = tuple(key.encode() for key in indexed_keys(StreamKey(TENANT, EVENT_TYPE)))
 _PAGE = b"500"
 _READ = 1 << 20
 _LANES = 8

@@ -178,7 +178,7 @@ class EventLog:
 
     async def delete(self, stream: StreamKey, sequence: int) -> bool:
         """Remove one event; its sequence stays taken. False when it was not there."""
-        return bool(await self._connection.call("delete", _keys(stream), sequence))
+        return bool(await self._connection.call("delete", indexed_keys(stream), sequence))
 
     async def wipe(self, stream: StreamKey) -> bool:
         """Remove every event; sequences go on. False when the log does not exist."""
@@ -202,7 +202,7 @@ class EventLog:
 
         None when there is none: the whole log lies before it.
         """
-        found = await self._connection.call("at_sequence", _keys(stream), sequence)
+        found = await self._connection.call("at_sequence", indexed_keys(stream), sequence)
         return None if found is None else _just_before(found)
 
     async def before_time(self, stream: StreamKey, ms: int) -> Position | None:
@@ -225,7 +225,7 @@ class EventLog:
         The position must be an entry's own, not one between entries. Empty: there is no log.
         """
         current: bytes = await self._connection.call(
-            "confirm", _keys(stream), position.ms, position.sequence, epoch
+            "confirm", indexed_keys(stream), position.ms, position.sequence, epoch
         )
         return current
 

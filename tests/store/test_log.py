@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from store.connection import Connection, log_key
+from store.connection import Connection, index_keys, log_key, meta_key
 from store.errors import StoreError, StoreUnavailable
 from store.event import (
     ORIGIN,
@@ -114,12 +114,16 @@ async def test_a_destroyed_log_has_another_epoch(
     assert again.epoch != first.epoch
 
 
+@pytest.mark.parametrize("indexed", [True, False])
 @pytest.mark.parametrize("per_ms", [1, 7])
 async def test_every_sequence_and_time_is_found_whatever_shares_a_millisecond(
-    log: EventLog, stream: StreamKey, per_ms: int
+    connection: Connection, log: EventLog, stream: StreamKey, per_ms: int, indexed: bool
 ) -> None:
     times = [1000 + (n // per_ms) * 13 for n in range(100)]
     await append(log, stream, *(draft(n, time_ms=ms) for n, ms in enumerate(times)))
+    if not indexed:  # as an older version left it
+        await connection.execute("HDEL", meta_key(stream), "fresh")
+        await connection.execute("DEL", *index_keys(stream))
     for sequence in (3, 50, 51, 100):
         await log.delete(stream, sequence)
     kept = [n for n in range(1, 101) if n not in (3, 50, 51, 100)]

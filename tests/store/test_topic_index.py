@@ -161,6 +161,12 @@ class Site:
         epoch = head.epoch if self.random.random() < 0.9 else b"another"
         span = Span(self.stream, after, until, epoch, size)
         assert await read(self.log, span, topics, topics) == await read(self.log, span, topics)
+        entries = await self.connection.execute("XRANGE", log_key(self.stream), "-", "+")
+        kept = [Position.parse(entry_id).sequence for entry_id, _ in entries]
+        for sequence in (*pair, head.floor, head.last.sequence + 1):
+            before = await self.log.before_sequence(self.stream, sequence)
+            first = next((each for each in kept if each >= sequence), None)
+            assert (None if before is None else before.sequence + 1) == first
 
 
 async def read(
