@@ -59,6 +59,7 @@ QUESTIONS: dict[str, Question] = {
 }
 PLOTS = ROOT / "bench" / "plots"
 _JSON = "figures.json"
+_TABLE = "table.md"
 _DESCRIPTORS = 12_000
 
 
@@ -159,7 +160,7 @@ def _parse() -> argparse.Namespace:
         "with the identifiers region (string) and track (integer), both not required, and sends as "
         "much history as is asked for; what it keeps of that type is wiped",
     )
-    parser.add_argument("--out", type=Path, help="folder for figures.json and the plots")
+    parser.add_argument("--out", type=Path, help="folder for figures.json, the table and the plots")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--show", type=Path, metavar="JSON", help="of an earlier run; asks nothing")
     given = parser.parse_args()
@@ -231,6 +232,7 @@ def main() -> None:
     folder = given.out or (PLOTS if complete else None)
     if folder is not None:
         report.write(done, folder / _JSON)
+        (folder / _TABLE).write_text(table.page(done, shown))
         plot.draw(done, shown, folder)
 
 

@@ -80,7 +80,8 @@ def version() -> str:
         return "none"
     nginx = shutil.which("nginx", path=_path())
     assert nginx is not None
-    return subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr.strip()
+    told = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
+    return told.strip().rpartition("/")[2]
 
 
 def _path() -> str:

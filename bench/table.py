@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bench.figure import Line, Role, show
+from bench.report import Report
 
 _OTHERS: tuple[Role, ...] = ("limit", "naive", "peer")
 _VERDICTS = {True: "met", False: "NOT met", None: ""}
@@ -65,3 +66,17 @@ def markdown(lines: Sequence[Line]) -> str:
     head, *rows = cells(lines)
     ruler = ["---"] * len(head)
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ruler, *rows])
+
+
+def page(report: Report, lines: Sequence[Line]) -> str:
+    """The table with where, when and of what it was measured, as a file of its own."""
+    machine = f"{report.machine['processors']} processors, {report.machine['processor']}"
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    about = [
+        f"Measured on {report.made[:10]} at {report.commit} by `python -m bench` ({machine}; "
+        f"{versions}).",
+        "In brackets: the figure as a multiple of that column's.",
+        *(f"- {told}" for told in _told(lines)),
+        *(f"- skipped: {each.what}: {each.why}" for each in report.skipped),
+    ]
+    return "\n".join([markdown(lines), "", *about, ""])

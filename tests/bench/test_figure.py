@@ -94,7 +94,12 @@ def _found() -> list[Figure | Point | Skipped]:
 
 def _report() -> report.Report:
     return report.make(
-        _found(), machine={"processors": "2"}, tree=ROOT, sizes=QUICK, against=None, target=None
+        _found(),
+        machine={"processors": "2", "processor": "any"},
+        tree=ROOT,
+        sizes=QUICK,
+        against=None,
+        target=None,
     )
 
 
@@ -104,6 +109,14 @@ def test_the_table_shows_figures_targets_and_multiples() -> None:
     assert speed[1:4] == ["400,000 events/s", "≥ 100; ≥ 0.5 × limit", "met"]
     assert speed[4:] == ["600,000 (0.67)", "", "60,000 (6.67)"]
     assert wait[:4] == ["late", "4 ms", "≤ 20", "met"]
+
+
+def test_the_page_tells_what_was_measured_beside_what_and_what_was_not() -> None:
+    done = _report()
+    page = table.page(done, lines([_SPEED, _WAIT], done.figures))
+    assert "| 400,000 events/s | ≥ 100; ≥ 0.5 × limit | met | 600,000 (0.67) |" in page
+    assert done.commit in page
+    assert "- skipped: the peer of idle: nginx is not installed" in page
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
