@@ -13,7 +13,7 @@ from bench.question import Question, Sizes, Subject
 from bench.site import Site, busy_sec, open_naive, open_noop
 from store.embedded import EmbeddedServer
 
-_NOOP = "a route that does nothing, in the same server"
+_NOOP = "a route that does nothing, in the same server and layers"
 _NAIVE = "starlette and a redis-py call an event"
 _NCHAN = "nchan, which keeps in memory only"
 _SINGLE = Row(

@@ -1,4 +1,4 @@
-"""A route that does nothing, in the gateway's own HTTP server: what a request costs at least.
+"""A route that does nothing, in the gateway's own server and layers: what a request costs at least.
 
 Prints its port. The body is read to its end and answered in as many bytes as a publication.
 """
@@ -6,33 +6,29 @@ Prints its port. The body is read to its end and answered in as many bytes as a 
 import sys
 
 import uvloop
-from starlette.types import Receive, Scope, Send
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from bench.event import TENANT
 from gateway import server as http_server
+from gateway.edge import Admission, Edge
+from gateway.metrics import Metrics
 from gateway.protocol import protocol
+from gateway.routes.request import read_body
 
+_HEADER_BYTES = 32768
 _ANSWER = b'{"status":"success","request_id":"%b","processed_at":"%b","id":"bench@1234567"}' % (
     b"0" * 36,
     b"0" * 20,
 )
-_HEADERS = [
-    (b"content-type", b"application/json"),
-    (b"content-length", b"%d" % len(_ANSWER)),
-    (b"x-request-id", b"0" * 36),
-]
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
-    while (await receive()).get("more_body"):
-        pass
-    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-    await send({"type": "http.response.body", "body": _ANSWER})
+async def _answer(request: Request) -> Response:
+    await read_body(request, 1 << 20)
+    return Response(_ANSWER, media_type="application/json")
 
 
 async def _nothing() -> None:
@@ -40,8 +36,15 @@ async def _nothing() -> None:
 
 
 async def _serve() -> None:
+    admission = Middleware(
+        Admission, default_tenant=TENANT, header_bytes=_HEADER_BYTES, query_bytes=_HEADER_BYTES
+    )
+    routes = [Route("/api/v1/notification", _answer, methods=["POST"])]
+    app = Edge(
+        Starlette(routes=routes, middleware=[admission]), metrics=Metrics("0"), access_log=False
+    )
     config = http_server.config(
-        _answer, host="127.0.0.1", port=0, http=protocol(header_bytes=32768)
+        app, host="127.0.0.1", port=0, http=protocol(header_bytes=_HEADER_BYTES)
     )
     await http_server.Server(
         config, drain=_nothing, on_started=lambda port: print(port, flush=True)
