@@ -24,7 +24,7 @@ _KEPT_BUFFER_BYTES = 1 << 20
 _TICKS = 10
 
 
-def _pack(command: Sequence[Argument]) -> bytes:
+def pack(command: Sequence[Argument]) -> bytes:
     packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
     return packed
 
@@ -122,7 +122,7 @@ class Link:
 
     async def batch(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """The answers of commands sent together; the first error is raised once all have come."""
-        packed = b"".join([_pack(command) for command in commands])
+        packed = b"".join([pack(command) for command in commands])
         link = self._open
         if link is None or link.lost or link.transport.is_closing():
             link = await self._reopen()
