@@ -232,7 +232,7 @@ local function append(keys, args)
     end
   end
   local now = now_ms()
-  local written_ms, written = -1, nil
+  local written_ms, ms_text, closing = -1, nil, nil
   local reply, told_ms = { epoch }, nil
   for i = 5, #args, 4 do
     local topic, head, given, fingerprint = args[i], args[i + 1], args[i + 2], args[i + 3]
@@ -262,14 +262,15 @@ local function append(keys, args)
         if run > 0 then
           times[#times + 1] = times_of(written_ms, run)
         end
-        written_ms, written, run = ms, rfc3339(ms), 0
+        written_ms, run = ms, 0
+        ms_text, closing = text(ms), middle .. rfc3339(ms) .. tail
       end
-      redis.call('XADD', log, id_of(ms, sequence), topic,
-        head .. text(sequence) .. middle .. written .. tail)
+      local sequence_text = text(sequence)
+      redis.call('XADD', log, ms_text .. '-' .. sequence_text, topic, head .. sequence_text .. closing)
       run = run + 1
       if promise then
         redis.call('HSET', promise, 'epoch', epoch, 'fingerprint', fingerprint,
-          'ms', text(ms), 'sequence', text(sequence))
+          'ms', ms_text, 'sequence', sequence_text)
         redis.call('PEXPIRE', promise, window)
       end
       last_ms, last_sequence = ms, sequence
