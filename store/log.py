@@ -115,18 +115,27 @@ class EventLog:
     ) -> list[Outcome]:
         keys = [*indexed_keys(stream)]
         labels = labels_of([draft.topic for draft in drafts])
-        args: list[Argument] = [self._window_ms, envelope.middle, envelope.tail, labels]
-        for draft in drafts:
-            promise = draft.idempotency
+        args: list[Argument] = [
+            self._window_ms,
+            envelope.middle,
+            envelope.tail,
+            labels,
+            len(drafts),
+        ]
+        own: list[Argument] = []
+        for number, draft in enumerate(drafts, 1):
+            args += (draft.topic, draft.head)
+            time_ms, promise = draft.time_ms, draft.idempotency
             if promise is not None:
                 keys.append(promise_key(stream, promise.key))
-            args += (
-                draft.topic,
-                draft.head,
-                b"" if draft.time_ms is None else draft.time_ms,
+            elif time_ms is None:
+                continue
+            own += (
+                number,
+                b"" if time_ms is None else time_ms,
                 promise.fingerprint if promise else b"",
             )
-        reply = await self._connection.call("append", keys, *args)
+        reply = await self._connection.call("append", keys, *args, *own)
         self._on_batch(len(drafts))
         epoch: bytes = reply[0]
         await self._note_epoch(stream, epoch)

@@ -190,6 +190,38 @@ async def test_the_same_idempotency_key_stores_once_and_another_body_is_refused(
     assert (await log.head(stream)).last.sequence == 1
 
 
+async def test_each_draft_of_a_call_keeps_its_own_time_and_key(
+    log: EventLog, stream: StreamKey
+) -> None:
+    """Only drafts that have a time or a key say so: another one must not be taken for them."""
+    one, two = Idempotency(b"one", b"1"), Idempotency(b"two", b"2")
+    head = b'{"id":"'
+    drafts = [
+        Draft(b"t", head, 1000),
+        Draft(b"t", head, 2000, one),
+        Draft(b"t", head, 1999),
+        Draft(b"t", head),
+        Draft(b"t", head, None, two),
+        Draft(b"t", head, 3000),
+        Draft(b"t", head, 2000, one),
+        Draft(b"t", head),
+    ]
+    found = await log.append(stream, ENVELOPE, drafts)
+    stored = [each.position for each in found if isinstance(each, Appended)]
+    assert [each.sequence for each in stored] == [1, 2, 3, 4, 2, 5]
+    assert [each.ms for each in stored[:2]] == [1000, 2000]
+    assert [at for at, each in enumerate(found) if isinstance(each, Refused)] == [2, 5]
+    assert [each.repeated for each in found if isinstance(each, Appended)] == [False] * 4 + [
+        True,
+        False,
+    ]
+    again = await log.append(stream, ENVELOPE, [drafts[4], drafts[1]])
+    assert [each.position for each in again if isinstance(each, Appended)] == [
+        stored[3],
+        stored[1],
+    ]
+
+
 @pytest.mark.parametrize(
     ("retention", "kept"),
     [
