@@ -52,6 +52,9 @@ _OPTIONS = {
     "aof-use-rdb-preamble": "yes",
     # kill -9 can tear the last, unacknowledged command: cut it off instead of refusing to start.
     "aof-load-truncated": "yes",
+    # A rewrite at every 64 MB, the default, takes 1 to 2 us of a processor an event from those who
+    # publish. 512 MB of changes are a million events: read in 2 s at a start.
+    "auto-aof-rewrite-min-size": "512mb",
     "save": "",
     "maxmemory": "0",
     "maxmemory-policy": "noeviction",
