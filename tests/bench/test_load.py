@@ -93,6 +93,15 @@ async def test_a_request_that_is_refused_is_wrong() -> None:
         await client.done
 
 
+async def test_a_request_for_many_that_is_answered_in_part_is_wrong() -> None:
+    """Its status is 200 also when nothing was stored: refusing would be the quickest of all."""
+    answer = b'{"status":"partial","accepted":0,"rejected":1}'
+    client = Requester()
+    client.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
+    with pytest.raises(Wrong, match="partial"):
+        await client.done
+
+
 async def test_each_request_is_answered_once_and_timed() -> None:
     async with open_raw() as raw:
         seconds, took = await send(raw.address, 4, (raw.dialect.publish(n) for n in range(100)))
