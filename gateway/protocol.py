@@ -226,7 +226,12 @@ class Protocol(HttpToolsProtocol):
         self._connection.lose()
 
     def _on_head_timeout(self) -> None:
-        if self._in_head and not self.transport.is_closing():
+        self._head_timer = None
+        if not self._in_head or self.transport.is_closing():
+            return
+        if self.cycle is not None and (self._lent or not self._running.response_complete):
+            self._await_head()  # what was asked before is being answered, and nobody reads on
+        else:
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -283,8 +288,8 @@ class Protocol(HttpToolsProtocol):
         cycle = self._running
         # For the server it has ended: the task that began it may end, and all that it needed goes.
         cycle.response_complete = True
-        cycle.scope = {}  # type: ignore[typeddict-item]
-        if cycle is self.cycle:  # else the next request has come already
+        begun, cycle.scope = self.scope is not cycle.scope, {}  # type: ignore[typeddict-item]
+        if not begun:  # else they are the next request's, which has come already, or its first half
             self.scope, self.headers = cycle.scope, []
         self._lent = True
         self.flow.resume_reading()  # else nobody would see the client leave
@@ -331,7 +336,8 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._lingering is not None:
             return
         cycle = self.cycle
-        if cycle is not None and cycle.response_started and not cycle.response_complete:
+        running = None if cycle is None else self._running
+        if running is not None and running.response_started and not running.response_complete:
             self.transport.close()  # a refusal would stand in the middle of that response
             return
         if cycle is not None and cycle.response_complete and not self._in_head:
@@ -347,9 +353,10 @@ class Protocol(HttpToolsProtocol):
             b"x-request-id: %b\r\nconnection: close\r\n\r\n%b"
             % (status, reason.encode(), len(body), request_id.encode(), body)
         )
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # what it would answer now has no place any more
-            cycle.message_event.set()
+        if running is not None and not running.response_complete:
+            running.disconnected = True  # what it would answer now has no place any more
+            running.message_event.set()
+            self._connection.lose()
         self._linger()
 
     def _close(self) -> None:
