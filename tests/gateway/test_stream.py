@@ -2,8 +2,9 @@
 
 import asyncio
 import gc
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import census, protocol
+from gateway import census, protocol, sse
 from gateway.log_stream import LogStream
 from store import connection as store_connection
 from store.connection import Connection, log_key
@@ -458,6 +459,29 @@ async def test_a_log_that_turns_out_to_be_none_ends_the_stream_audibly(
     assert [frame.kind for frame in frames[-2:]] == ["error", "connection-closing"]
     [errors] = gateway.gateway.metrics.stream_errors(WATCH, "reading").collect()
     assert errors.samples[0].value == 1
+
+
+@pytest.mark.parametrize("farewell", ["failed", "connection_closing"])
+async def test_a_stream_whose_farewell_fails_too_is_cut_off(
+    opened: Opened, connection: Connection, monkeypatch: pytest.MonkeyPatch, farewell: str
+) -> None:
+    """It stayed open, without a heartbeat, for as long as its client had patience."""
+
+    def fail(*_: object) -> bytes:
+        raise ValueError("a defect in the farewell")
+
+    gateway = await opened(replay_batch_size=1, replay_batch_delay_ms=1)
+    await publish(gateway, 500)
+    async with open_stream(gateway.port, watching(gateway, from_id="1")) as stream:
+        await stream.until("event")
+        monkeypatch.setattr(sse, farewell, fail)
+        if farewell == "failed":
+            await connection.execute("SET", log_key(StreamKey(gateway.tenant, "reading")), "no log")
+        else:
+            gateway.gateway.streams._end_overdue(math.inf)
+        with suppress(ConnectionResetError):
+            await stream.rest()
+    await until(lambda: not gateway.gateway.streams, "no stream is open")
 
 
 async def test_a_log_that_is_replaced_is_told_once_to_each_and_read_from_its_start(
