@@ -223,7 +223,14 @@ class Protocol(HttpToolsProtocol):
             self._lingering.cancel()
         self.writer.release()
         super().connection_lost(exc)
+        self._disconnect()
         self._connection.lose()
+
+    def _disconnect(self) -> None:
+        """Tell the response under way, where uvicorn tells the one to the newest request."""
+        if self.cycle is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _on_head_timeout(self) -> None:
         self._head_timer = None
@@ -353,10 +360,8 @@ class Protocol(HttpToolsProtocol):
             b"x-request-id: %b\r\nconnection: close\r\n\r\n%b"
             % (status, reason.encode(), len(body), request_id.encode(), body)
         )
-        if running is not None and not running.response_complete:
-            running.disconnected = True  # what it would answer now has no place any more
-            running.message_event.set()
-            self._connection.lose()
+        self._disconnect()  # what would be answered now has no place any more
+        self._connection.lose()
         self._linger()
 
     def _close(self) -> None:
