@@ -158,6 +158,14 @@ class _Writer:
         if self._head:
             self._join(b"")
 
+    def end(self) -> None:
+        """Whatever would be written has no place any more."""
+        self._head = b""
+        self.write = self._drop
+
+    def _drop(self, body: bytes) -> None:
+        pass
+
     def release(self) -> None:
         """Let go of the connection, which is lost: else each holds the other until a gc run."""
         self.write, self.close = self._transport.write, self._transport.close
@@ -379,6 +387,7 @@ class Protocol(HttpToolsProtocol):
         client loses the answer that told it why.
         """
         if self._lingering is None and not self.transport.is_closing():
+            self.writer.end()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.flow.resume_reading()

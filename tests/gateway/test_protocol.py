@@ -1,9 +1,10 @@
 """HTTP/1.1 on the loop that the gateway runs on, which raises where another keeps silent."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import uvloop
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.protocol import protocol
 from gateway.server import Server, config
@@ -15,49 +16,80 @@ async def no_drain() -> None:
     """There are no streams."""
 
 
-def test_who_asks_twice_and_leaves_is_told_to_the_first_answer_too() -> None:
-    """Only the last request knew: the answer to the first failed as it was sent, with a traceback
-    in the log for each such client."""
-    asked = asyncio.Event()
-    received: list[str] = []
-    answered: asyncio.Queue[None] = asyncio.Queue()
+def converse(app: ASGIApp, talk: Callable[[int], Awaitable[None]]) -> list[str]:
+    """Serve an application while a client talks to its port; what was raised where nobody waits."""
+    raised: list[str] = []
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            for step in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{step}.complete"})
+    async def living(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await app(scope, receive, send)
             return
-        await receive()  # the body, which is empty
-        asked.set()
-        received.append((await receive())["type"])
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"too late"})
-        answered.put_nowait(None)
-
-    async def ask_and_leave(port: int) -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(REQUEST * 2)
-        await asked.wait()
-        writer.close()
-        await writer.wait_closed()
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
 
     async def run() -> None:
-        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: raised.append(str(context.get("exception"))))
+        port: asyncio.Future[int] = loop.create_future()
         server = Server(
-            config(app, host="127.0.0.1", port=0, http=protocol(header_bytes=1000)),
+            config(living, host="127.0.0.1", port=0, http=protocol(header_bytes=1000)),
             drain=no_drain,
             on_started=port.set_result,
         )
         serving = asyncio.create_task(server.serve())
         try:
             async with asyncio.timeout(30):
-                await ask_and_leave(await port)
-                await answered.get()
+                await talk(await port)
         finally:
             server.should_exit = True
             await serving
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+    return raised
+
+
+def test_who_asks_twice_and_leaves_is_told_to_the_first_answer_too() -> None:
+    """Only the last request knew: the answer to the first failed as it was sent, with a traceback
+    in the log for each such client."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+    received: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # the body, which is empty
+        asked.set()
+        received.append((await receive())["type"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"too late"})
+        answered.set()
+
+    async def ask_and_leave(port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(REQUEST * 2)
+        await asked.wait()
+        writer.close()
+        await answered.wait()
+
+    assert converse(app, ask_and_leave) == []
     assert received == ["http.disconnect"]
+
+
+def test_who_was_refused_is_not_told_to_go_on() -> None:
+    """The word that it may send its body came behind the end of the connection, and failed."""
+    answers: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    async def ask(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+        writer.write(head + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n")
+        answers.append(await reader.read(-1))
+        writer.close()
+        await writer.wait_closed()
+
+    assert converse(app, ask) == []
+    assert answers[0].startswith(b"HTTP/1.1 400 ")
+    assert answers[0].count(b"HTTP/1.1") == 1
