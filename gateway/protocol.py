@@ -60,6 +60,8 @@ class Connection:
         `on_left` is called once if the client leaves before the connection is given back.
         """
         if self._protocol is None or self._transport.is_closing():
+            if self._protocol is not None:
+                self._protocol.disconnect()  # else the server complains of an answer without end
             return False
         self._on_left = on_left
         self._chunked = self._protocol.lend()
@@ -231,10 +233,10 @@ class Protocol(HttpToolsProtocol):
             self._lingering.cancel()
         self.writer.release()
         super().connection_lost(exc)
-        self._disconnect()
+        self.disconnect()
         self._connection.lose()
 
-    def _disconnect(self) -> None:
+    def disconnect(self) -> None:
         """Tell the response under way, where uvicorn tells the one to the newest request."""
         if self.cycle is not None and not self._running.response_complete:
             self._running.disconnected = True
@@ -368,7 +370,7 @@ class Protocol(HttpToolsProtocol):
             b"x-request-id: %b\r\nconnection: close\r\n\r\n%b"
             % (status, reason.encode(), len(body), request_id.encode(), body)
         )
-        self._disconnect()  # what would be answered now has no place any more
+        self.disconnect()  # what would be answered now has no place any more
         self._connection.lose()
         self._linger()
 

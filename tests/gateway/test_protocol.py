@@ -1,8 +1,11 @@
 """HTTP/1.1 on the loop that the gateway runs on, which raises where another keeps silent."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
+import pytest
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -93,3 +96,25 @@ def test_who_was_refused_is_not_told_to_go_on() -> None:
     assert converse(app, ask) == []
     assert answers[0].startswith(b"HTTP/1.1 400 ")
     assert answers[0].count(b"HTTP/1.1") == 1
+
+
+def test_a_connection_that_is_being_closed_is_not_lent(caplog: pytest.LogCaptureFixture) -> None:
+    """The server took it for an answer that the application had forgotten to end, and said so."""
+    lent: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"]["playhead"]["connection"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        connection.abort()  # by who saw that its client takes nothing
+        lent.append(connection.borrow(lambda: None))
+
+    async def ask(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(REQUEST)
+        with suppress(ConnectionResetError):
+            await reader.read(-1)
+        writer.close()
+
+    assert converse(app, ask) == []
+    assert lent == [False]
+    assert [each.message for each in caplog.records if each.levelno >= logging.ERROR] == []
