@@ -1,6 +1,7 @@
 """The outer layers of every request: id, count, access log and last resort; then limits and tenant.
 
-Pure ASGI: what is wrapped here is passed on unbuffered. Streams write past it, by `server_send`.
+Pure ASGI: what is wrapped here is passed on unbuffered. Past it write event streams, which have
+their connection lent, and answers of lines, by `server_send`.
 """
 
 import time

@@ -3,7 +3,7 @@
 Each ``Metrics`` owns its registry: nothing is global, two gateways in one process do not mix. The
 number of series is bounded by the configuration: event types without a schema share the label
 ``generic``, routes are patterns, methods are the standard ones or ``other``. What is touched per
-request or event is a child bound to its labels once.
+request or event is a plain number (``tally``), or a child bound to its labels once.
 """
 
 from collections.abc import Iterable, Mapping

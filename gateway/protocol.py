@@ -60,6 +60,8 @@ class Connection:
         `on_left` is called once if the client leaves before the connection is given back.
         """
         if self._protocol is None or self._transport.is_closing():
+            if self._protocol is not None:
+                self._protocol.disconnect()  # else the server complains of an answer without end
             return False
         self._on_left = on_left
         self._chunked = self._protocol.lend()
@@ -158,6 +160,14 @@ class _Writer:
         if self._head:
             self._join(b"")
 
+    def end(self) -> None:
+        """Whatever would be written has no place any more."""
+        self._head = b""
+        self.write = self._drop
+
+    def _drop(self, body: bytes) -> None:
+        pass
+
     def release(self) -> None:
         """Let go of the connection, which is lost: else each holds the other until a gc run."""
         self.write, self.close = self._transport.write, self._transport.close
@@ -223,10 +233,22 @@ class Protocol(HttpToolsProtocol):
             self._lingering.cancel()
         self.writer.release()
         super().connection_lost(exc)
+        self.disconnect()
         self._connection.lose()
 
+    def disconnect(self) -> None:
+        """Tell the response under way, where uvicorn tells the one to the newest request."""
+        if self.cycle is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
     def _on_head_timeout(self) -> None:
-        if self._in_head and not self.transport.is_closing():
+        self._head_timer = None
+        if not self._in_head or self.transport.is_closing():
+            return
+        if self.cycle is not None and (self._lent or not self._running.response_complete):
+            self._await_head()  # what was asked before is being answered, and nobody reads on
+        else:
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -283,8 +305,8 @@ class Protocol(HttpToolsProtocol):
         cycle = self._running
         # For the server it has ended: the task that began it may end, and all that it needed goes.
         cycle.response_complete = True
-        cycle.scope = {}  # type: ignore[typeddict-item]
-        if cycle is self.cycle:  # else the next request has come already
+        begun, cycle.scope = self.scope is not cycle.scope, {}  # type: ignore[typeddict-item]
+        if not begun:  # else they are the next request's, which has come already, or its first half
             self.scope, self.headers = cycle.scope, []
         self._lent = True
         self.flow.resume_reading()  # else nobody would see the client leave
@@ -331,7 +353,8 @@ class Protocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._lingering is not None:
             return
         cycle = self.cycle
-        if cycle is not None and cycle.response_started and not cycle.response_complete:
+        running = None if cycle is None else self._running
+        if running is not None and running.response_started and not running.response_complete:
             self.transport.close()  # a refusal would stand in the middle of that response
             return
         if cycle is not None and cycle.response_complete and not self._in_head:
@@ -347,9 +370,8 @@ class Protocol(HttpToolsProtocol):
             b"x-request-id: %b\r\nconnection: close\r\n\r\n%b"
             % (status, reason.encode(), len(body), request_id.encode(), body)
         )
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # what it would answer now has no place any more
-            cycle.message_event.set()
+        self.disconnect()  # what would be answered now has no place any more
+        self._connection.lose()
         self._linger()
 
     def _close(self) -> None:
@@ -367,6 +389,7 @@ class Protocol(HttpToolsProtocol):
         client loses the answer that told it why.
         """
         if self._lingering is None and not self.transport.is_closing():
+            self.writer.end()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self.flow.resume_reading()

@@ -175,10 +175,19 @@ class EventStream(ABC):
         except Exception:
             # A defect must end this stream audibly and leave the others alone.
             logger.exception("stream_failed", request_id=self.request_id)
-            await self._fail("The stream failed inside the server")
+            await self._end_defective()
         finally:
             if self._task is asyncio.current_task():
                 self._task = None
+
+    async def _end_defective(self) -> None:
+        try:
+            if not self._ended:
+                await self._fail("The stream failed inside the server")
+                return
+        except Exception:
+            logger.exception("farewell_failed", request_id=self.request_id)
+        self.abort()  # else its client would wait on, for what nobody sends
 
     # -- writing
 

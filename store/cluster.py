@@ -33,7 +33,7 @@ def slot_of(key: str) -> int:
 
 
 class Cluster:
-    """The nodes of one cluster, each with a pool of connections of its own.
+    """The nodes of one cluster, each with one connection that all share.
 
     Raises what redis-py raises; a ClusterError when nobody has a slot.
     """

@@ -1,7 +1,8 @@
 """Appends of many callers, stream by stream, gathered into few calls of the server.
 
-Who comes while an append of the stream is under way goes with the next one. One caller's drafts are
-stored in their order, and every caller learns what became of each.
+Who comes while an append of the stream is under way goes with the next one, which leaves when that
+has ended, or at once if it is large. One caller's drafts are stored in their order, and every caller
+learns what became of each.
 """
 
 import asyncio

@@ -51,6 +51,8 @@ class _Answers(asyncio.Protocol):
 
     def ask(self, command: bytes, count: int) -> asyncio.Future[list[Any]]:
         """Send so many packed commands; their answers, errors among them, come together."""
+        if self.lost:
+            raise RedisConnectionError("Connection closed by server before it was asked")
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._waiting.append((future, count))
         if self._timer is None:
@@ -149,13 +151,17 @@ class Link:
         connection = self.make()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
+            # redis-py has no public name for it.
+            transport = connection._writer.transport  # type: ignore[union-attr]
+            if transport.is_closing() or connection._reader.at_eof():  # type: ignore[union-attr]
+                # Its end was told to redis-py: whoever waited for it here would wait for ever.
+                raise RedisConnectionError("Connection closed by server as it was opened")
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
         answers = _Answers(self._silence_sec)
-        # redis-py has no public name for it. What is written and read from now on is ours.
-        answers.transport = connection._writer.transport  # type: ignore[union-attr]
-        answers.transport.set_protocol(answers)
+        answers.transport = transport
+        transport.set_protocol(answers)  # what is written and read from now on is ours
         self._connection, self._open = connection, answers
         return answers
 

@@ -2,15 +2,17 @@
 
 import asyncio
 import gc
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
-from gateway import census
+from gateway import census, protocol, sse
 from gateway.log_stream import LogStream
 from store import connection as store_connection
 from store.connection import Connection, log_key
@@ -316,6 +318,48 @@ async def test_what_a_client_sends_during_its_stream_is_answered_after_it(
     assert answer.endswith(b'{"status":"ok"}')
 
 
+@pytest.mark.parametrize("between", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_no_stream_begins_where_what_followed_its_request_was_refused(
+    opened: Opened, between: bytes
+) -> None:
+    """It failed as it wrote behind the end of the connection: a defect in the log for each."""
+    gateway = await opened()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    with capture_logs() as logs:
+        async with asyncio.timeout(60):
+            writer.write(watching(gateway) + between + b"nonsense\r\n\r\n")
+            answer = await reader.read(-1)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: not gateway.gateway.streams, "no stream is open")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == []
+
+
+async def test_half_a_request_behind_that_of_a_stream_does_not_end_the_stream(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head had to end within its time, though nobody reads on before the stream has ended; and
+    what had come of it was forgotten."""
+    monkeypatch.setattr(protocol, "_HEADER_TIMEOUT_SEC", 0.1)
+    gateway = await opened()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(60):
+        writer.write(watching(gateway) + b"GET /health HTTP/1.1\r\nHo")
+        await reader.readuntil(b"event: heartbeat\n")
+        monkeypatch.setattr(protocol, "_HEADER_TIMEOUT_SEC", 60)  # from its next turn on
+        for _ in range(10):
+            await reader.readuntil(b"event: heartbeat\n")
+        [stream] = gateway.gateway.streams._open
+        stream.close("max_duration_reached")
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.write(b"st: x\r\n\r\n")
+        assert (await reader.readuntil(b'"ok"}')).startswith(b"HTTP/1.1 200 OK\r\n")
+    writer.close()
+    await writer.wait_closed()
+
+
 # -- heartbeats
 
 
@@ -415,6 +459,29 @@ async def test_a_log_that_turns_out_to_be_none_ends_the_stream_audibly(
     assert [frame.kind for frame in frames[-2:]] == ["error", "connection-closing"]
     [errors] = gateway.gateway.metrics.stream_errors(WATCH, "reading").collect()
     assert errors.samples[0].value == 1
+
+
+@pytest.mark.parametrize("farewell", ["failed", "connection_closing"])
+async def test_a_stream_whose_farewell_fails_too_is_cut_off(
+    opened: Opened, connection: Connection, monkeypatch: pytest.MonkeyPatch, farewell: str
+) -> None:
+    """It stayed open, without a heartbeat, for as long as its client had patience."""
+
+    def fail(*_: object) -> bytes:
+        raise ValueError("a defect in the farewell")
+
+    gateway = await opened(replay_batch_size=1, replay_batch_delay_ms=1)
+    await publish(gateway, 500)
+    async with open_stream(gateway.port, watching(gateway, from_id="1")) as stream:
+        await stream.until("event")
+        monkeypatch.setattr(sse, farewell, fail)
+        if farewell == "failed":
+            await connection.execute("SET", log_key(StreamKey(gateway.tenant, "reading")), "no log")
+        else:
+            gateway.gateway.streams._end_overdue(math.inf)
+        with suppress(ConnectionResetError):
+            await stream.rest()
+    await until(lambda: not gateway.gateway.streams, "no stream is open")
 
 
 async def test_a_log_that_is_replaced_is_told_once_to_each_and_read_from_its_start(

@@ -1,12 +1,14 @@
 """One connection for all: nobody waits for another's answer, and who gives up takes none along."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from redis.asyncio.connection import UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -152,3 +154,52 @@ async def test_what_is_no_answer_ends_the_connection(tmp_path: Path, answer: byt
         assert all(isinstance(each, RedisConnectionError) for each in failures)
         # An answer too many is taken for nobody's: the next to ask has a connection without it.
         assert await link.execute("ECHO", "text") == b"OK"
+
+
+class _Lost(UnixDomainSocketConnection):
+    """Its server closes it as its handshake ends: so many turns of the loop before, or just after."""
+
+    def __init__(self, turns_before: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._turns_before = turns_before
+
+    async def connect(self) -> None:
+        await super().connect()  # type: ignore[no-untyped-call]
+        assert self._writer is not None
+        transport = self._writer.transport
+        if self._turns_before == 0:
+            asyncio.get_running_loop().call_soon(transport.abort)
+            return
+        transport.abort()
+        for _ in range(self._turns_before):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("turns", [3, 1, 0])
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_lost_as_soon_as_it_is_open_keeps_nobody_waiting(
+    server: Valkey, make_loop: Callable[[], asyncio.AbstractEventLoop], turns: int
+) -> None:
+    """Who asked waited for ever, and whoever asked after."""
+    kinds: Iterator[Callable[..., UnixDomainSocketConnection]] = iter(
+        [partial(_Lost, turns), UnixDomainSocketConnection]
+    )
+
+    async def ask() -> None:
+        link = Link(
+            lambda: next(kinds)(path=str(server.socket), protocol=2, retry=Retry(NoBackoff(), 0)),
+            silence_sec=1,
+        )
+        try:
+            async with asyncio.timeout(30):
+                answers = await asyncio.gather(
+                    *(link.execute("PING") for _ in range(3)), return_exceptions=True
+                )
+                assert all(isinstance(answer, RedisError) for answer in answers)
+                assert await link.execute("PING") == b"PONG"
+        finally:
+            async with asyncio.timeout(30):
+                await link.aclose()
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(ask())
