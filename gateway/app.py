@@ -187,6 +187,7 @@ class Gateway:
                 self.tail,
                 ring_events=watch.ring_events,
                 ring_bytes=watch.ring_bytes,
+                on_failure=lambda error: self._on_death("fanout", error),
                 on_catch_up=self.metrics.catch_ups.inc,
             ),
             streams=self.streams,

@@ -122,7 +122,7 @@ class LogStream(EventStream):
         self._fanout.on_catch_up()
 
     def _note_place(self, channel: Channel) -> None:
-        self._position, self._epoch = channel.place_of(self), channel.epoch
+        self._position, self._epoch = channel.place_of(self, self._plan.match), channel.epoch
 
     def heartbeat(self) -> bytes:
         if self.live and self._channel is not None:

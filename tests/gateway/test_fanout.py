@@ -1,12 +1,14 @@
 """The sweep, and what happens to those who come and go while it gives way to others."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import count
 
 import pytest
 
+from gateway import sse
 from gateway.fanout import SENDS_BEFORE_YIELD, Channel, Fanout
 from gateway.ring import Ring
 from store.connection import Connection
@@ -29,6 +31,17 @@ class Everything:
         return True
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A filter with a defect."""
+
+    key: str = "broken"
+    everything: bool = False
+
+    def matches(self, topic: bytes, event: bytes) -> bool:
+        raise ZeroDivisionError
+
+
 @dataclass(eq=False)
 class Recorder:
     """A subscriber that takes all bytes."""
@@ -41,10 +54,14 @@ class Recorder:
         return True
 
     def on_gap(self, gap: Gap, before: Position) -> None:
-        raise AssertionError(gap)
+        self.pushed.append(b"gap:%d" % gap.expected)
 
     def on_reset(self) -> None:
         self.resets += 1
+
+
+def fail(error: BaseException) -> None:
+    raise error
 
 
 FIRST, SECOND = Everything("first"), Everything("second")
@@ -55,7 +72,7 @@ ENTRIES: list[Entry] = [(b"2-2", (b"topic", b"{}"))]
 @pytest.fixture
 def channel() -> Channel:
     """Two groups; the first is so large that a sweep gives way before it comes to the second."""
-    made = Channel(BEFORE, EPOCH, Ring(BEFORE, 100, 1000))
+    made = Channel(BEFORE, EPOCH, Ring(BEFORE, 100, 1000), on_failure=fail)
     for _ in range(SENDS_BEFORE_YIELD):
         assert made.join(Recorder(), FIRST, 1)
     return made
@@ -63,10 +80,9 @@ def channel() -> Channel:
 
 async def begin_sweep(channel: Channel) -> asyncio.Task[None]:
     """A sweep that has served the first group and gives way."""
-    sweep = asyncio.create_task(channel.on_entries(ENTRIES, AFTER, EPOCH))
-    await asyncio.sleep(0)
-    assert not sweep.done()
-    return sweep
+    await channel.on_entries(ENTRIES, AFTER, EPOCH)
+    assert channel._sweeping is not None
+    return channel._sweeping
 
 
 async def test_who_joins_while_a_sweep_gives_way_is_not_sent_what_it_has(channel: Channel) -> None:
@@ -88,9 +104,9 @@ async def test_a_member_that_the_sweep_has_not_come_to_stands_where_it_stood(
     member = Recorder()
     channel.join(member, SECOND, 1)
     sweep = await begin_sweep(channel)
-    assert channel.place_of(member) == BEFORE
+    assert channel.place_of(member, SECOND) == BEFORE
     await sweep
-    assert channel.place_of(member) == AFTER
+    assert channel.place_of(member, SECOND) == AFTER
 
 
 async def test_who_parts_and_joins_again_during_a_sweep_is_not_sent_its_events_twice(
@@ -114,6 +130,100 @@ async def test_a_sweep_ends_when_its_log_is_found_to_be_another(channel: Channel
     channel.on_reset()
     await sweep
     assert (member.resets, member.pushed) == (1, [])
+
+
+LATER, LAST = [(b"3-3", (b"topic", b"{}"))], Position(3, 3)
+
+
+async def test_what_comes_during_a_sweep_is_sent_to_those_whose_turn_is_next(
+    channel: Channel,
+) -> None:
+    """Under load, what came just after a sweep had begun waited for all of it and then for its own
+    turn in the next: for two rounds."""
+    member = Recorder()
+    channel.join(member, SECOND, 1)
+    first = next(iter(channel._groups[FIRST.key][1]))
+    assert isinstance(first, Recorder)
+    sweep = await begin_sweep(channel)
+    await channel.on_entries(LATER, LAST, EPOCH)
+    await sweep
+    assert [body.count(b"\n\n") for body in member.pushed] == [2]
+    assert [body.count(b"\n\n") for body in first.pushed] == [1, 1]
+    assert channel._pending == []
+
+
+async def test_a_gap_that_is_found_during_a_sweep_is_told_after_what_came_before_it(
+    channel: Channel,
+) -> None:
+    member = Recorder()
+    channel.join(member, SECOND, 1)
+    sweep = await begin_sweep(channel)
+    assert member.pushed == []
+    channel.on_gap(Gap(GapReason.EXPIRED, 3, 8), Position(9, 7))
+    await sweep
+    assert [body.partition(b":")[0] for body in member.pushed] == [b"event", b"gap"]
+
+
+async def test_more_is_read_only_when_what_is_pending_is_not_much(channel: Channel) -> None:
+    """Pending events that nobody limits would be as much memory as there is load."""
+    member = Recorder()
+    channel.join(member, SECOND, 1)
+    large = b'"%b"' % (b"x" * (300 << 10))
+    await channel.on_entries([(b"2-2", (b"topic", large))], AFTER, EPOCH)
+    assert len(member.pushed) == 1
+
+
+async def test_a_sweep_that_fails_is_told() -> None:
+    """Its members would wait for ever for what it owed them."""
+    failures: list[BaseException] = []
+    channel = Channel(BEFORE, EPOCH, Ring(BEFORE, 100, 1000), on_failure=failures.append)
+    for _ in range(SENDS_BEFORE_YIELD):
+        channel.join(Recorder(), FIRST, 1)
+    channel.join(Recorder(), Broken(), 1)
+    await asyncio.wait([await begin_sweep(channel)])
+    await asyncio.sleep(0)
+    assert [type(failure) for failure in failures] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_each_member_is_sent_each_event_once_and_in_order(seed: int) -> None:
+    """Whatever comes, and whoever leaves and returns, while a sweep gives way."""
+    pick = random.Random(seed)
+    channel = made()
+    filters = [Everything(str(number)) for number in range(3)]
+    crowd = [Recorder() for _ in range(3 * SENDS_BEFORE_YIELD)]
+    matches = {member: filters[number % 3] for number, member in enumerate(crowd)}
+    out: dict[Recorder, int] = {}
+    sequence = 1
+    for member in crowd:
+        channel.join(member, matches[member], sequence)
+    for _ in range(100):
+        step = pick.random()
+        if step < 0.3:
+            sequence += 1
+            entry_id = b"%d-%d" % (sequence, sequence)
+            position = Position.parse(entry_id)
+            await channel.on_entries([(entry_id, (b"topic", b"{}"))], position, EPOCH)
+        elif step < 0.6:
+            member = pick.choice(crowd)
+            if member not in out:
+                out[member] = channel.place_of(member, matches[member]).sequence
+                channel.part(member, matches[member])
+        elif out and step < 0.9:
+            member = pick.choice(list(out))
+            member.pushed += (frame(number) for number in range(out.pop(member) + 1, sequence + 1))
+            assert channel.join(member, matches[member], sequence)
+        else:
+            await asyncio.sleep(0)
+    if channel._sweeping is not None:
+        await channel._sweeping
+    for member in crowd:
+        sent = b"".join(member.pushed)
+        assert sent == b"".join(map(frame, range(2, out.get(member, sequence) + 1)))
+
+
+def frame(sequence: int) -> bytes:
+    return sse.event_frame(sse.LIVE, b"0-%d" % sequence, EPOCH, b"{}")
 
 
 # -- groups
@@ -154,7 +264,7 @@ class Blocking(Recorder):
 
 
 def made(epoch: bytes = EPOCH) -> Channel:
-    return Channel(BEFORE, epoch, Ring(BEFORE, 100, 1000))
+    return Channel(BEFORE, epoch, Ring(BEFORE, 100, 1000), on_failure=fail)
 
 
 MIXED: list[Entry] = [
@@ -184,11 +294,11 @@ async def test_members_of_a_group_are_handed_the_same_bytes_and_their_filter_is_
 
 
 async def test_who_wants_nothing_of_it_is_sent_nothing_and_has_all(channel: Channel) -> None:
-    quiet = Recorder()
-    channel.join(quiet, Topic(b"none"), 1)
-    await channel.on_entries(ENTRIES, AFTER, EPOCH)
+    quiet, nothing = Recorder(), Topic(b"none")
+    channel.join(quiet, nothing, 1)
+    await (await begin_sweep(channel))
     assert quiet.pushed == []
-    assert channel.place_of(quiet) == AFTER
+    assert channel.place_of(quiet, nothing) == AFTER
 
 
 async def test_a_member_that_blocks_is_out_until_it_joins_again() -> None:
@@ -262,7 +372,7 @@ async def test_a_client_that_leaves_while_its_channel_is_made_leaves_nothing_beh
     connection: Connection, tail: Tail, valkey: Valkey, tenant: str
 ) -> None:
     """The channel stayed for ever, and so did the reader of its stream."""
-    fanout = Fanout(tail, ring_events=10, ring_bytes=1000)
+    fanout = Fanout(tail, ring_events=10, ring_bytes=1000, on_failure=fail)
     first = StreamKey(tenant, "first")
     group = connection.reader_group(first, SHARDS)
     second = next(
@@ -292,7 +402,7 @@ async def test_a_client_that_leaves_while_its_channel_is_made_leaves_nothing_beh
 async def test_watchers_of_one_stream_share_its_channel_and_the_last_one_closes_it(
     connection: Connection, tail: Tail, tenant: str
 ) -> None:
-    fanout = Fanout(tail, ring_events=10, ring_bytes=1000)
+    fanout = Fanout(tail, ring_events=10, ring_bytes=1000, on_failure=fail)
     stream, first, second = StreamKey(tenant, "kind"), Recorder(), Recorder()
     channel = await fanout.attach(stream, first, ORIGIN, b"")
     assert await fanout.attach(stream, second, ORIGIN, b"") is channel
@@ -310,7 +420,7 @@ async def test_watchers_of_one_stream_share_its_channel_and_the_last_one_closes_
 async def test_a_channel_that_was_retired_is_replaced_and_its_watchers_are_told_once(
     tail: Tail, tenant: str
 ) -> None:
-    fanout = Fanout(tail, ring_events=10, ring_bytes=1000)
+    fanout = Fanout(tail, ring_events=10, ring_bytes=1000, on_failure=fail)
     stream, old, new = StreamKey(tenant, "kind"), Recorder(), Recorder()
     channel = await fanout.attach(stream, old, ORIGIN, b"")
     fanout.retire(stream, channel)
