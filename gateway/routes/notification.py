@@ -1,6 +1,7 @@
 """Publishing: one event, or many in one request with a result each (Aviso wire contract §3, §13)."""
 
 import asyncio
+from collections import defaultdict
 from typing import TypeAlias
 
 import msgspec
@@ -143,7 +144,7 @@ class Publishing:
         user = await self._access.authenticate(request.headers)
         tenant = self._access.tenant_for(user, request.headers, request.state.tenant)
         results: list[_Stored | _Failed | None] = [None] * len(items)
-        groups: _Groups = {}
+        groups: _Groups = defaultdict(lambda: ([], []))
         for index, item in enumerate(items):
             if index % _ITEMS_BEFORE_YIELD == _ITEMS_BEFORE_YIELD - 1:
                 await asyncio.sleep(0)
@@ -151,7 +152,8 @@ class Publishing:
             try:
                 parsed = parse(item, "notification", self._catalog, bulk_item=True)
                 event_type = parsed.event_type
-                self._require_write(user, event_type)
+                if event_type not in groups:
+                    self._require_write(user, event_type)
                 published = publication(parsed, self._catalog)
             except (Rejected, ApiError) as error:
                 self._metrics.notifications(event_type, "rejected").inc()
@@ -159,7 +161,7 @@ class Publishing:
                 continue
             # No key of a single publish has a line break: the two never meet.
             item_key = None if key is None else f"{key}\n{index}"
-            places, drafts = groups.setdefault(published.event_type, ([], []))
+            places, drafts = groups[event_type]
             places.append(index)
             drafts.append(self._renderer.draft(published, item_key))
         lost = await self._append_groups(tenant, groups, results)
