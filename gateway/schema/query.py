@@ -128,23 +128,21 @@ def _store(identifier: Mapping[str, Raw], schema: EventSchema) -> tuple[bytes, b
         unknown = next(name for name in identifier if name not in schema.fields)
         raise _refuse_unknown(unknown, "notify")
     stored: dict[str, str | Points] = {}
-    tokens: dict[str, str] = {}
-    for name, field in schema.text_fields.items():
+    tokens = [""] * len(schema.key_order)
+    for name, field, place in schema.places:
         raw = identifier.get(name)
         if raw is None:
             raise _refuse_missing(name, "notify")
         stored[name] = text = read_text(name, field, bytes(raw))
-        tokens[name] = encode_token(text)
+        tokens[place] = encode_token(text)
     box = None
     if schema.spatial is not None and schema.shape is not None:
         raw = identifier.get(schema.spatial)
         if raw is None:
             raise _refuse_missing(schema.spatial, "notify")
         stored[schema.spatial] = points = read_shape(schema.spatial, schema.shape, bytes(raw))
-        tokens[schema.spatial] = ""
         box = box_of(points)
-    topic = build(schema.base_token, map(tokens.__getitem__, schema.key_order), box)
-    return topic, _encode_sorted(stored)
+    return build(schema.base_token, tokens, box), _encode_sorted(stored)
 
 
 def _narrow(

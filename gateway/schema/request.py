@@ -70,7 +70,8 @@ def parse(
     else:
         if is_too_deep(body):
             raise _reject_json(TOO_DEEP)
-    _check_event_type(request.event_type, catalog)
+    if catalog.get(request.event_type) is None:
+        _check_name(request.event_type, catalog)
     if operation == "notification" and "point" in request.identifier:
         raise Rejected(
             "INVALID",
@@ -108,7 +109,8 @@ def request_from_params(
     if "event_type" not in texts:
         raise _reject_shape("missing field 'event_type'")
     event_type = texts["event_type"]
-    _check_event_type(event_type, catalog)
+    if catalog.get(event_type) is None:
+        _check_name(event_type, catalog)
     return Request(
         event_type=event_type,
         identifier=_collect_identifier(identifiers, catalog.get(event_type)),
@@ -147,9 +149,7 @@ def _examine(body: bytes, bulk_item: bool) -> Request:
     return (_decode_bulk_item if bulk_item else _decode_body)(last_wins)
 
 
-def _check_event_type(event_type: str, catalog: Catalog) -> None:
-    if catalog.get(event_type) is not None:
-        return
+def _check_name(event_type: str, catalog: Catalog) -> None:
     if catalog.strict:
         raise Rejected(
             "UNKNOWN_EVENT_TYPE",
