@@ -113,7 +113,7 @@ class Publishing:
             self._metrics.notifications(stream.event_type, "rejected").inc()
             raise _refusal(outcome.refusal, draft.time_ms, outcome.limit_ms)
         self._metrics.notifications(stream.event_type, "success").inc()
-        sequence = outcome.position.sequence
+        sequence = outcome.sequence
         return _json(
             {
                 "status": "success",
@@ -204,7 +204,7 @@ class Publishing:
             for index, draft, outcome in zip(places, drafts, outcomes, strict=True):
                 if isinstance(outcome, Appended):
                     successes += 1
-                    sequence = outcome.position.sequence
+                    sequence = outcome.sequence
                     results[index] = _Stored(f"{event_type}@{sequence}", sequence)
                 elif isinstance(outcome, StoreError):
                     self._metrics.notifications(event_type, "error").inc()
