@@ -34,7 +34,7 @@ class Renderer:
         head = b'{"data":{"identifier":%b,"payload":%b}%b' % (
             publication.identifier,
             publication.payload,
-            self.before_id(publication.event_type),
+            self._parts(publication.event_type)[0],
         )
         idempotency = None
         if idempotency_key is not None:

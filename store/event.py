@@ -214,9 +214,14 @@ class Marked:
 class Appended(Struct, frozen=True, gc=False):
     """Stored. ``repeated`` when an earlier request with the same idempotency key had stored it."""
 
-    position: Position
+    ms: int
+    sequence: int
     epoch: bytes
     repeated: bool = False
+
+    @property
+    def position(self) -> Position:
+        return Position(self.ms, self.sequence)
 
 
 class Refusal(StrEnum):

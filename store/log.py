@@ -146,7 +146,7 @@ class EventLog:
                 outcomes.append(Refused(_REFUSALS[status], ms))
                 continue
             repeated, sequences = status == 1, range(int(first), int(first) + count)
-            outcomes += [Appended(Position(ms, each), epoch, repeated) for each in sequences]
+            outcomes += [Appended(ms, each, epoch, repeated) for each in sequences]
         return outcomes
 
     async def append_changes(

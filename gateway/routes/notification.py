@@ -1,6 +1,7 @@
 """Publishing: one event, or many in one request with a result each (Aviso wire contract §3, §13)."""
 
 import asyncio
+from collections import defaultdict
 from typing import TypeAlias
 
 import msgspec
@@ -18,7 +19,7 @@ from gateway.routes.request import header, invalid, read_body, refused
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
 from gateway.schema.jsontext import find_json_fault
-from gateway.schema.query import parse, publication
+from gateway.schema.query import check, parse, publication, read, read_all
 from store.errors import StoreError, StoreUnavailable
 from store.event import Appended, Draft, Refusal, StreamKey, rfc3339
 from store.lanes import Outcome
@@ -112,7 +113,7 @@ class Publishing:
             self._metrics.notifications(stream.event_type, "rejected").inc()
             raise _refusal(outcome.refusal, draft.time_ms, outcome.limit_ms)
         self._metrics.notifications(stream.event_type, "success").inc()
-        sequence = outcome.position.sequence
+        sequence = outcome.sequence
         return _json(
             {
                 "status": "success",
@@ -143,15 +144,20 @@ class Publishing:
         user = await self._access.authenticate(request.headers)
         tenant = self._access.tenant_for(user, request.headers, request.state.tenant)
         results: list[_Stored | _Failed | None] = [None] * len(items)
-        groups: _Groups = {}
+        groups: _Groups = defaultdict(lambda: ([], []))
         for index, item in enumerate(items):
-            if index % _ITEMS_BEFORE_YIELD == _ITEMS_BEFORE_YIELD - 1:
-                await asyncio.sleep(0)
+            place = index % _ITEMS_BEFORE_YIELD
+            if not place:
+                if index:
+                    await asyncio.sleep(0)
+                requests = read_all(items[index : index + _ITEMS_BEFORE_YIELD])
             event_type: str | None = None
             try:
-                parsed = parse(item, "notification", self._catalog, bulk_item=True)
+                parsed = requests[place] if requests else read(item, bulk_item=True)
+                check(parsed, "notification", self._catalog)
                 event_type = parsed.event_type
-                self._require_write(user, event_type)
+                if event_type not in groups:
+                    self._require_write(user, event_type)
                 published = publication(parsed, self._catalog)
             except (Rejected, ApiError) as error:
                 self._metrics.notifications(event_type, "rejected").inc()
@@ -159,7 +165,7 @@ class Publishing:
                 continue
             # No key of a single publish has a line break: the two never meet.
             item_key = None if key is None else f"{key}\n{index}"
-            places, drafts = groups.setdefault(published.event_type, ([], []))
+            places, drafts = groups[event_type]
             places.append(index)
             drafts.append(self._renderer.draft(published, item_key))
         lost = await self._append_groups(tenant, groups, results)
@@ -202,7 +208,7 @@ class Publishing:
             for index, draft, outcome in zip(places, drafts, outcomes, strict=True):
                 if isinstance(outcome, Appended):
                     successes += 1
-                    sequence = outcome.position.sequence
+                    sequence = outcome.sequence
                     results[index] = _Stored(f"{event_type}@{sequence}", sequence)
                 elif isinstance(outcome, StoreError):
                     self._metrics.notifications(event_type, "error").inc()

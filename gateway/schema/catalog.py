@@ -59,7 +59,8 @@ class EventSchema:
     """One event type.
 
     ``fields`` are all, sorted by name; ``text_fields`` leaves out the one spatial field there may
-    be, which is named by ``spatial`` and is ``shape``.
+    be, which is named by ``spatial`` and is ``shape``; ``places`` tells where in ``key_order``
+    each of them is.
     ``payload_required`` is None when the schema has no ``payload`` block. ``captured``: its events
     come from a database and cannot be published.
     """
@@ -76,6 +77,7 @@ class EventSchema:
     auth: StreamAuth | None
     max_historical_notifications: int | None
     base_token: str
+    places: tuple[tuple[str, TextField, int], ...]
     captured: bool = False
 
 
@@ -189,6 +191,7 @@ def _read_schema(event_type: str, raw: object) -> EventSchema:
         auth=None if auth is None else read_stream_auth(auth, f"{path}.auth"),
         max_historical_notifications=block.max_historical_notifications,
         base_token=encode_token(base),
+        places=tuple((name, text_fields[name], key_order.index(name)) for name in text_fields),
     )
 
 

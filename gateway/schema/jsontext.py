@@ -79,7 +79,8 @@ def is_too_deep(body: bytes) -> bool:
     Readers of a stored event have stacks of different depth: without a limit of its own a payload
     that could be published might not be readable.
     """
-    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+    # Each level has two brackets: the small and the plain are known without a look at their nesting.
+    if len(body) <= 2 * MAX_DEPTH or body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return False
     brackets = _STRING.sub(b"", body).translate(_STEPS, _NOT_BRACKETS)
     return max(accumulate(array("b", brackets)), default=0) > MAX_DEPTH

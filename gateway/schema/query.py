@@ -25,7 +25,17 @@ from gateway.schema.limits import (
     read_limits,
     refuse_end,
 )
-from gateway.schema.request import Operation, Request, parse, request_from_params
+from gateway.schema.request import (
+    NULL,
+    BulkItem,
+    Operation,
+    Request,
+    check,
+    parse,
+    read,
+    read_all,
+    request_from_params,
+)
 from gateway.schema.spatial import Pair, Points, SpatialTest, box_of
 from gateway.schema.topic import build, build_schemaless, encode_token
 from gateway.schema.values import (
@@ -49,9 +59,12 @@ __all__ = [
     "Start",
     "ToSequence",
     "ToTime",
+    "check",
     "parse",
     "publication",
     "query",
+    "read",
+    "read_all",
     "request_from_params",
 ]
 
@@ -86,7 +99,9 @@ def publication(request: Request, catalog: Catalog) -> Publication:
     """What to store for a notification. Raises Rejected."""
     identifier = request.identifier
     refuse_end(request, "notification")
-    time_ms = None if request.time is None else read_event_time(request.time)
+    time = request.time if isinstance(request, BulkItem) else None
+    time_ms = None if time is None else read_event_time(time)
+    payload = bytes(request.payload)
     schema = catalog.get(request.event_type)
     if schema is None:
         texts = read_loose(identifier, "notification")
@@ -99,11 +114,11 @@ def publication(request: Request, catalog: Catalog) -> Publication:
                 "publish one",
             )
         topic, stored = _store(identifier, schema)
-        if schema.payload_required and request.payload is None:
+        if schema.payload_required and payload == NULL:
             raise Rejected(
                 "INVALID", "Payload is required for notify operation based on schema configuration"
             )
-    return Publication(request.event_type, topic, stored, request.payload or b"null", time_ms)
+    return Publication(request.event_type, topic, stored, payload, time_ms)
 
 
 def query(request: Request, operation: Operation, catalog: Catalog) -> Query:
@@ -121,17 +136,17 @@ def query(request: Request, operation: Operation, catalog: Catalog) -> Query:
 
 def _store(identifier: Mapping[str, Raw], schema: EventSchema) -> tuple[bytes, bytes]:
     """Topic and canonical identifier; every field must be there, whatever ``required`` says."""
-    for name in identifier:
-        if name not in schema.fields:
-            raise _refuse_unknown(name, "notify")
+    if not identifier.keys() <= schema.fields.keys():
+        unknown = next(name for name in identifier if name not in schema.fields)
+        raise _refuse_unknown(unknown, "notify")
     stored: dict[str, str | Points] = {}
-    tokens: dict[str, str] = {}
-    for name, field in schema.text_fields.items():
+    tokens = [""] * len(schema.key_order)
+    for name, field, place in schema.places:
         raw = identifier.get(name)
         if raw is None:
             raise _refuse_missing(name, "notify")
         stored[name] = text = read_text(name, field, bytes(raw))
-        tokens[name] = encode_token(text)
+        tokens[place] = encode_token(text)
     box = None
     if schema.spatial is not None and schema.shape is not None:
         raw = identifier.get(schema.spatial)
@@ -139,8 +154,7 @@ def _store(identifier: Mapping[str, Raw], schema: EventSchema) -> tuple[bytes, b
             raise _refuse_missing(schema.spatial, "notify")
         stored[schema.spatial] = points = read_shape(schema.spatial, schema.shape, bytes(raw))
         box = box_of(points)
-    topic = build(schema.base_token, [tokens.get(name, "") for name in schema.key_order], box)
-    return topic, _encode_sorted(stored)
+    return build(schema.base_token, tokens, box), _encode_sorted(stored)
 
 
 def _narrow(

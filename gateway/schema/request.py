@@ -5,6 +5,7 @@ One typed decode reads a good body; only a bad one is read again, step by step, 
 of the first check it fails.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -30,14 +31,13 @@ _PARAMETERS: Final[dict[Operation, tuple[str, ...]]] = {
     "watch": (*_SELECTION, "from_id", "from_date", "last_event_id"),
     "replay": (*_SELECTION, *_LIMITS, "last_event_id"),
 }
-_NULL: Final = b"null"
+NULL: Final = b"null"
 
 
-class Request(Struct, frozen=True, kw_only=True, gc=False):
+class Request(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A request that has the right shape; nothing in ``identifier`` was looked at yet.
 
-    ``identifier`` values are JSON as sent. ``payload`` is compact JSON, None when it was left out
-    or null, and always None for watch and replay.
+    Its values and ``payload`` are compact JSON, numbers and strings as they were sent.
     """
 
     event_type: str
@@ -46,64 +46,69 @@ class Request(Struct, frozen=True, kw_only=True, gc=False):
     from_date: str | None = None
     to_id: str | None = None
     to_date: str | None = None
-    payload: bytes | None = None
+    payload: Raw = Raw(NULL)
+
+
+class BulkItem(Request, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A notification among many, which may say when it happened."""
+
     time: str | None = None
 
 
-class _Body(Struct, forbid_unknown_fields=True, gc=False):
-    event_type: str
-    identifier: dict[str, Raw]
-    from_id: str | None = None
-    from_date: str | None = None
-    to_id: str | None = None
-    to_date: str | None = None
-    payload: Raw = Raw(_NULL)
-
-
-class _BulkItem(_Body, forbid_unknown_fields=True, gc=False):
-    time: str | None = None
-
-
-_decode_body: Final = msgspec.json.Decoder(_Body).decode
-_decode_bulk_item: Final = msgspec.json.Decoder(_BulkItem).decode
+_decode_body: Final = msgspec.json.Decoder(Request).decode
+_decode_bulk_item: Final = msgspec.json.Decoder(BulkItem).decode
+_decode_bulk_items: Final = msgspec.json.Decoder(list[BulkItem]).decode
+# Bodies read as one list may be divided otherwise than they are: one has two objects, and others are
+# parts of one. As many as bodies, and none with a next object in it: each is one of its own.
+_NEXT_OBJECT: Final = re.compile(rb"}\s*,\s*{")
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def parse(
     body: bytes, operation: Operation, catalog: Catalog, *, bulk_item: bool = False
 ) -> Request:
-    """The request in a JSON body; ``bulk_item`` allows the extra key ``time``. Raises Rejected."""
+    """The request in a JSON body; ``bulk_item`` makes it a BulkItem. Raises Rejected."""
+    request = read(body, bulk_item=bulk_item)
+    check(request, operation, catalog)
+    return request
+
+
+def read(body: bytes, *, bulk_item: bool = False) -> Request:
+    """The first three checks: JSON, keys, shape. Raises Rejected."""
     decode = _decode_bulk_item if bulk_item else _decode_body
     try:
         # Raw pieces are checked as JSON but not as UTF-8; what is stored must be both.
         body.decode()
-        parsed: _Body = decode(body)
+        request: Request = decode(compact(body))
     except (ValueError, msgspec.DecodeError, RecursionError):
-        parsed = _examine(body, bulk_item)
-    else:
-        if is_too_deep(body):
-            raise _reject_json(TOO_DEEP)
-    _check_event_type(parsed.event_type, catalog)
-    payload = None
-    if operation == "notification":
-        if "point" in parsed.identifier:
-            raise Rejected(
-                "INVALID",
-                "identifier.point is only supported for watch/replay endpoints, not /notification",
-            )
-        payload = compact(parsed.payload)
-        if payload == _NULL:
-            payload = None
-    return Request(
-        event_type=parsed.event_type,
-        identifier=parsed.identifier,
-        from_id=parsed.from_id,
-        from_date=parsed.from_date,
-        to_id=parsed.to_id,
-        to_date=parsed.to_date,
-        payload=payload,
-        time=parsed.time if isinstance(parsed, _BulkItem) else None,
-    )
+        return _examine(body, bulk_item)
+    if is_too_deep(body):
+        raise _reject_json(TOO_DEEP)
+    return request
+
+
+def read_all(bodies: Sequence[bytes]) -> Sequence[Request]:
+    """The bulk items of these bodies, read at once; none when one has to be looked at by itself."""
+    if any(map(is_too_deep, bodies)) or _NEXT_OBJECT.search(b"\n".join(bodies)):
+        return ()
+    try:
+        together = b"[%b]" % b",".join(bodies)
+        together.decode()
+        requests = _decode_bulk_items(compact(together))
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        return ()
+    return requests if len(requests) == len(bodies) else ()
+
+
+def check(request: Request, operation: Operation, catalog: Catalog) -> None:
+    """The next two: the event type, and no point in a notification. Raises Rejected."""
+    if catalog.get(request.event_type) is None:
+        _check_name(request.event_type, catalog)
+    if operation == "notification" and "point" in request.identifier:
+        raise Rejected(
+            "INVALID",
+            "identifier.point is only supported for watch/replay endpoints, not /notification",
+        )
 
 
 def request_from_params(
@@ -135,7 +140,8 @@ def request_from_params(
     if "event_type" not in texts:
         raise _reject_shape("missing field 'event_type'")
     event_type = texts["event_type"]
-    _check_event_type(event_type, catalog)
+    if catalog.get(event_type) is None:
+        _check_name(event_type, catalog)
     return Request(
         event_type=event_type,
         identifier=_collect_identifier(identifiers, catalog.get(event_type)),
@@ -146,7 +152,7 @@ def request_from_params(
     )
 
 
-def _examine(body: bytes, bulk_item: bool) -> _Body:
+def _examine(body: bytes, bulk_item: bool) -> Request:
     """The body by the order of checks; returns only when an overwritten duplicate was at fault."""
     fault = find_json_fault(body)
     if fault is not None:
@@ -154,7 +160,7 @@ def _examine(body: bytes, bulk_item: bool) -> _Body:
     kind = kind_of(body.strip()[:1])
     if kind != "object":
         raise _reject_shape(f"expected an object, got {kind}")
-    struct = _BulkItem if bulk_item else _Body
+    struct = BulkItem if bulk_item else Request
     fields = {name: bytes(raw) for name, raw in _decode_object(body).items()}
     for name in fields:
         if name not in struct.__struct_fields__:
@@ -167,16 +173,14 @@ def _examine(body: bytes, bulk_item: bool) -> _Body:
                 f"field '{name}' must be of type {expected}, got {kind_of(fields[name])}"
             )
     for name in _TEXTS:
-        kind = kind_of(fields.get(name, _NULL))
+        kind = kind_of(fields.get(name, NULL))
         if kind not in ("string", "null"):
             raise _reject_shape(f"field '{name}' must be of type string or null, got {kind}")
     last_wins = msgspec.json.encode({name: Raw(value) for name, value in fields.items()})
-    return (_decode_bulk_item if bulk_item else _decode_body)(last_wins)
+    return (_decode_bulk_item if bulk_item else _decode_body)(compact(last_wins))
 
 
-def _check_event_type(event_type: str, catalog: Catalog) -> None:
-    if catalog.get(event_type) is not None:
-        return
+def _check_name(event_type: str, catalog: Catalog) -> None:
     if catalog.strict:
         raise Rejected(
             "UNKNOWN_EVENT_TYPE",

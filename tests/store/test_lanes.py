@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from store.errors import StoreError, StoreUnavailable
-from store.event import Appended, Draft, Envelope, Position, StreamKey
+from store.event import Appended, Draft, Envelope, StreamKey
 from store.lanes import BATCH_BYTES, BATCH_DRAFTS, Lanes, Outcome
 
 STREAM = StreamKey("tenant", "kind")
@@ -43,7 +43,7 @@ class Server:
             raise self.rng.choice(
                 [StoreUnavailable("away"), StoreError("refused"), ValueError("a defect")]
             )
-        return [Appended(Position(1, first + at), b"e") for at in range(len(drafts))]
+        return [Appended(1, first + at, b"e") for at in range(len(drafts))]
 
 
 def drafts_of(caller: int, count: int, size: int = 1) -> list[Draft]:
@@ -68,8 +68,8 @@ async def test_each_caller_is_told_of_its_own_drafts_in_their_order(
         sequences = []
         for draft, outcome in zip(drafts, outcomes, strict=True):
             if isinstance(outcome, Appended):
-                sequences.append(outcome.position.sequence)
-                assert server.stored[outcome.position.sequence - 1] == draft.topic
+                sequences.append(outcome.sequence)
+                assert server.stored[outcome.sequence - 1] == draft.topic
             else:
                 assert isinstance(outcome, StoreError)
                 assert draft.topic not in server.stored
@@ -97,7 +97,7 @@ async def test_many_drafts_are_on_their_way_while_others_are_being_stored() -> N
     async def store(_: StreamKey, __: Envelope, drafts: Sequence[Draft]) -> list[Outcome]:
         asked.append(len(drafts))
         await answered.wait()
-        return [Appended(Position(1, 1), b"e") for _ in drafts]
+        return [Appended(1, 1, b"e") for _ in drafts]
 
     lanes = Lanes(store)
     calls = []

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
-from gateway.schema.request import Operation, Request, parse
+from gateway.schema.query import publication, query
+from gateway.schema.request import BulkItem, Operation, Request, parse, read, read_all
 
 SCHEMA: dict[str, object] = {
     "quake": {"identifier": {"point_cloud": {"type": "PointCloudHandler", "required": False}}},
@@ -43,8 +44,7 @@ def test_a_full_body_is_read() -> None:
     assert values(request) == {"class": '"od"', "step": "1e2"}
     assert (request.from_id, request.from_date) == ("5", None)
     assert (request.to_id, request.to_date) == ("7", "x")
-    assert request.payload == b'{"a":1.0}'
-    assert request.time is None
+    assert bytes(request.payload) == b'{"a":1.0}'
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,16 @@ def test_an_explicit_null_is_the_same_as_leaving_out(rest: bytes) -> None:
     ],
 )
 def test_a_payload_keeps_the_text_of_its_numbers_and_strings(sent: bytes, kept: bytes) -> None:
-    body = b'{"event_type":"mars","identifier":{},"payload":' + sent + b"}"
-    assert parse(body, "notification", OPEN).payload == kept
+    body = b'{"event_type":"note","identifier":{},"payload":' + sent + b"}"
+    assert publication(parse(body, "notification", OPEN), OPEN).payload == kept
 
 
 @pytest.mark.parametrize("operation", ["watch", "replay"])
 def test_a_payload_on_watch_and_replay_is_accepted_and_ignored(operation: Operation) -> None:
-    body = b'{"event_type":"mars","identifier":{},"payload":{"a":1}}'
-    assert parse(body, operation, OPEN).payload is None
+    body = b'{"event_type":"mars","identifier":{},"from_id":"1","payload":{"a":1}}'
+    bare = body.replace(b',"payload":{"a":1}', b"")
+    wanted, same = (query(parse(each, operation, OPEN), operation, OPEN) for each in (body, bare))
+    assert (wanted.topic, wanted.start, wanted.end) == (same.topic, same.start, same.end)
 
 
 def test_the_last_of_repeated_keys_wins_even_when_the_first_had_the_wrong_type() -> None:
@@ -84,7 +86,7 @@ def test_the_last_of_repeated_keys_wins_even_when_the_first_had_the_wrong_type()
     request = parse(body, "watch", OPEN)
     assert (request.event_type, values(request)) == ("mars", {"a": "2"})
     item = b'{"event_type":4,"identifier":{},"event_type":"mars","time":"x"}'
-    assert parse(item, "notification", OPEN, bulk_item=True).time == "x"
+    assert parse(item, "notification", OPEN, bulk_item=True) == BulkItem("mars", {}, time="x")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_first_comes_json(body: bytes) -> None:
 def test_a_payload_of_127_levels_is_accepted() -> None:
     deep = b"[" * 127 + b"]" * 127
     body = b'{"event_type":"mars","identifier":{},"payload":' + deep + b"}"
-    assert parse(body, "notification", OPEN).payload == deep
+    assert bytes(parse(body, "notification", OPEN).payload) == deep
 
 
 @pytest.mark.parametrize(
@@ -217,9 +219,10 @@ def test_a_huge_value_does_not_come_back_in_a_message() -> None:
 
 def test_a_bulk_item_may_carry_a_time() -> None:
     body = b'{"event_type":"mars","identifier":{},"time":"2020-01-01T00:00:00Z"}'
-    assert parse(body, "notification", OPEN, bulk_item=True).time == "2020-01-01T00:00:00Z"
+    given = parse(body, "notification", OPEN, bulk_item=True)
+    assert given == BulkItem("mars", {}, time="2020-01-01T00:00:00Z")
     body = b'{"event_type":"mars","identifier":{},"time":null}'
-    assert parse(body, "notification", OPEN, bulk_item=True).time is None
+    assert parse(body, "notification", OPEN, bulk_item=True) == BulkItem("mars", {})
 
 
 def test_the_time_of_a_bulk_item_is_text_and_other_keys_stay_unknown() -> None:
@@ -234,3 +237,42 @@ def test_any_bytes_are_either_read_or_rejected(body: bytes) -> None:
     for operation in OPERATIONS:
         with suppress(Rejected):
             assert isinstance(parse(body, operation, OPEN), Request)
+
+
+ITEM = b'{"event_type": "mars", "identifier": {"class": "od"}, "payload": %b}'
+PIECES = (
+    ITEM % b"1",
+    ITEM % b'[{"a": 1}]',
+    b"{",
+    b"}",
+    b",",
+    b"]",
+    b"[",
+    b'"',
+    b" ",
+    b'"payload":',
+    b"2",
+)
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map(b"".join), max_size=4))
+def test_bodies_read_at_once_are_what_each_is_by_itself(bodies: list[bytes]) -> None:
+    together = read_all(bodies)
+    assert not together or together == [read(body, bulk_item=True) for body in bodies]
+
+
+def test_good_bodies_are_read_at_once_unless_one_may_be_too_deep() -> None:
+    bodies = [ITEM % b"[ 1.0 ]", b" " + ITEM % b"2" + b"\r"]
+    assert [bytes(each.payload) for each in read_all(bodies)] == [b"[1.0]", b"2"]
+    assert read_all([*bodies, ITEM % (b"[" * 200 + b"]" * 200)]) == ()
+
+
+@pytest.mark.parametrize("gap", [b",", b" , ", b",\t"])
+def test_two_in_a_line_and_one_over_two_lines_are_not_three(gap: bytes) -> None:
+    whole = ITEM % b"1"
+    first, _, rest = (ITEM % b"[1,2]").partition(b",2")
+    assert read_all([whole + gap + whole, first, b"2" + rest]) == ()
+
+
+def test_an_item_that_is_no_utf8_is_left_to_be_read_by_itself() -> None:
+    assert read_all([ITEM % b"1", ITEM % b'"\xff"']) == ()
