@@ -19,7 +19,7 @@ from gateway.routes.request import header, invalid, read_body, refused
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
 from gateway.schema.jsontext import find_json_fault
-from gateway.schema.query import check, parse, publication, read, read_all
+from gateway.schema.query import parse, publication
 from store.errors import StoreError, StoreUnavailable
 from store.event import Appended, Draft, Refusal, StreamKey, rfc3339
 from store.lanes import Outcome
@@ -146,15 +146,11 @@ class Publishing:
         results: list[_Stored | _Failed | None] = [None] * len(items)
         groups: _Groups = defaultdict(lambda: ([], []))
         for index, item in enumerate(items):
-            place = index % _ITEMS_BEFORE_YIELD
-            if not place:
-                if index:
-                    await asyncio.sleep(0)
-                requests = read_all(items[index : index + _ITEMS_BEFORE_YIELD])
+            if index % _ITEMS_BEFORE_YIELD == _ITEMS_BEFORE_YIELD - 1:
+                await asyncio.sleep(0)
             event_type: str | None = None
             try:
-                parsed = requests[place] if requests else read(item, bulk_item=True)
-                check(parsed, "notification", self._catalog)
+                parsed = parse(item, "notification", self._catalog, bulk_item=True)
                 event_type = parsed.event_type
                 if event_type not in groups:
                     self._require_write(user, event_type)

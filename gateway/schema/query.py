@@ -14,6 +14,7 @@ from gateway.schema.catalog import Catalog, EventSchema
 from gateway.schema.constraints import Condition
 from gateway.schema.errors import Rejected, clip
 from gateway.schema.filter import Filter, filter_by_pairs, filter_by_schema
+from gateway.schema.jsontext import compact
 from gateway.schema.limits import (
     End,
     FromSequence,
@@ -25,17 +26,7 @@ from gateway.schema.limits import (
     read_limits,
     refuse_end,
 )
-from gateway.schema.request import (
-    NULL,
-    BulkItem,
-    Operation,
-    Request,
-    check,
-    parse,
-    read,
-    read_all,
-    request_from_params,
-)
+from gateway.schema.request import NULL, BulkItem, Operation, Request, parse, request_from_params
 from gateway.schema.spatial import Pair, Points, SpatialTest, box_of
 from gateway.schema.topic import build, build_schemaless, encode_token
 from gateway.schema.values import (
@@ -59,12 +50,9 @@ __all__ = [
     "Start",
     "ToSequence",
     "ToTime",
-    "check",
     "parse",
     "publication",
     "query",
-    "read",
-    "read_all",
     "request_from_params",
 ]
 
@@ -101,7 +89,7 @@ def publication(request: Request, catalog: Catalog) -> Publication:
     refuse_end(request, "notification")
     time = request.time if isinstance(request, BulkItem) else None
     time_ms = None if time is None else read_event_time(time)
-    payload = bytes(request.payload)
+    payload = compact(request.payload)
     schema = catalog.get(request.event_type)
     if schema is None:
         texts = read_loose(identifier, "notification")

@@ -5,7 +5,6 @@ One typed decode reads a good body; only a bad one is read again, step by step, 
 of the first check it fails.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -16,7 +15,7 @@ from gateway.schema.catalog import Catalog, EventSchema, find_name_fault
 from gateway.schema.constraints import NUMBER_OPERATORS
 from gateway.schema.errors import Fault, Rejected, clip
 from gateway.schema.fields import FloatHandler, IntHandler, TextField, format_float, parse_i64
-from gateway.schema.jsontext import TOO_DEEP, compact, find_json_fault, is_too_deep, kind_of
+from gateway.schema.jsontext import TOO_DEEP, find_json_fault, is_too_deep, kind_of
 from gateway.schema.spatial import parse_float
 
 Operation = Literal["notification", "watch", "replay"]
@@ -35,10 +34,7 @@ NULL: Final = b"null"
 
 
 class Request(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A request that has the right shape; nothing in ``identifier`` was looked at yet.
-
-    Its values and ``payload`` are compact JSON, numbers and strings as they were sent.
-    """
+    """A request that has the right shape: values are JSON as sent, nothing in them was looked at."""
 
     event_type: str
     identifier: dict[str, Raw]
@@ -57,10 +53,6 @@ class BulkItem(Request, frozen=True, gc=False, forbid_unknown_fields=True):
 
 _decode_body: Final = msgspec.json.Decoder(Request).decode
 _decode_bulk_item: Final = msgspec.json.Decoder(BulkItem).decode
-_decode_bulk_items: Final = msgspec.json.Decoder(list[BulkItem]).decode
-# Bodies read as one list may be divided otherwise than they are: one has two objects, and others are
-# parts of one. As many as bodies, and none with a next object in it: each is one of its own.
-_NEXT_OBJECT: Final = re.compile(rb"}\s*,\s*{")
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
@@ -68,40 +60,16 @@ def parse(
     body: bytes, operation: Operation, catalog: Catalog, *, bulk_item: bool = False
 ) -> Request:
     """The request in a JSON body; ``bulk_item`` makes it a BulkItem. Raises Rejected."""
-    request = read(body, bulk_item=bulk_item)
-    check(request, operation, catalog)
-    return request
-
-
-def read(body: bytes, *, bulk_item: bool = False) -> Request:
-    """The first three checks: JSON, keys, shape. Raises Rejected."""
     decode = _decode_bulk_item if bulk_item else _decode_body
     try:
         # Raw pieces are checked as JSON but not as UTF-8; what is stored must be both.
         body.decode()
-        request: Request = decode(compact(body))
+        request: Request = decode(body)
     except (ValueError, msgspec.DecodeError, RecursionError):
-        return _examine(body, bulk_item)
-    if is_too_deep(body):
-        raise _reject_json(TOO_DEEP)
-    return request
-
-
-def read_all(bodies: Sequence[bytes]) -> Sequence[Request]:
-    """The bulk items of these bodies, read at once; none when one has to be looked at by itself."""
-    if any(map(is_too_deep, bodies)) or _NEXT_OBJECT.search(b"\n".join(bodies)):
-        return ()
-    try:
-        together = b"[%b]" % b",".join(bodies)
-        together.decode()
-        requests = _decode_bulk_items(compact(together))
-    except (ValueError, msgspec.DecodeError, RecursionError):
-        return ()
-    return requests if len(requests) == len(bodies) else ()
-
-
-def check(request: Request, operation: Operation, catalog: Catalog) -> None:
-    """The next two: the event type, and no point in a notification. Raises Rejected."""
+        request = _examine(body, bulk_item)
+    else:
+        if is_too_deep(body):
+            raise _reject_json(TOO_DEEP)
     if catalog.get(request.event_type) is None:
         _check_name(request.event_type, catalog)
     if operation == "notification" and "point" in request.identifier:
@@ -109,6 +77,7 @@ def check(request: Request, operation: Operation, catalog: Catalog) -> None:
             "INVALID",
             "identifier.point is only supported for watch/replay endpoints, not /notification",
         )
+    return request
 
 
 def request_from_params(
@@ -177,7 +146,7 @@ def _examine(body: bytes, bulk_item: bool) -> Request:
         if kind not in ("string", "null"):
             raise _reject_shape(f"field '{name}' must be of type string or null, got {kind}")
     last_wins = msgspec.json.encode({name: Raw(value) for name, value in fields.items()})
-    return (_decode_bulk_item if bulk_item else _decode_body)(compact(last_wins))
+    return (_decode_bulk_item if bulk_item else _decode_body)(last_wins)
 
 
 def _check_name(event_type: str, catalog: Catalog) -> None:

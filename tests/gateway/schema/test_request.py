@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.schema.catalog import Catalog
 from gateway.schema.errors import Rejected
 from gateway.schema.query import publication, query
-from gateway.schema.request import BulkItem, Operation, Request, parse, read, read_all
+from gateway.schema.request import BulkItem, Operation, Request, parse
 
 SCHEMA: dict[str, object] = {
     "quake": {"identifier": {"point_cloud": {"type": "PointCloudHandler", "required": False}}},
@@ -44,7 +44,7 @@ def test_a_full_body_is_read() -> None:
     assert values(request) == {"class": '"od"', "step": "1e2"}
     assert (request.from_id, request.from_date) == ("5", None)
     assert (request.to_id, request.to_date) == ("7", "x")
-    assert bytes(request.payload) == b'{"a":1.0}'
+    assert bytes(request.payload) == b'{"a": 1.0}'
 
 
 @pytest.mark.parametrize(
@@ -237,42 +237,3 @@ def test_any_bytes_are_either_read_or_rejected(body: bytes) -> None:
     for operation in OPERATIONS:
         with suppress(Rejected):
             assert isinstance(parse(body, operation, OPEN), Request)
-
-
-ITEM = b'{"event_type": "mars", "identifier": {"class": "od"}, "payload": %b}'
-PIECES = (
-    ITEM % b"1",
-    ITEM % b'[{"a": 1}]',
-    b"{",
-    b"}",
-    b",",
-    b"]",
-    b"[",
-    b'"',
-    b" ",
-    b'"payload":',
-    b"2",
-)
-
-
-@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=4).map(b"".join), max_size=4))
-def test_bodies_read_at_once_are_what_each_is_by_itself(bodies: list[bytes]) -> None:
-    together = read_all(bodies)
-    assert not together or together == [read(body, bulk_item=True) for body in bodies]
-
-
-def test_good_bodies_are_read_at_once_unless_one_may_be_too_deep() -> None:
-    bodies = [ITEM % b"[ 1.0 ]", b" " + ITEM % b"2" + b"\r"]
-    assert [bytes(each.payload) for each in read_all(bodies)] == [b"[1.0]", b"2"]
-    assert read_all([*bodies, ITEM % (b"[" * 200 + b"]" * 200)]) == ()
-
-
-@pytest.mark.parametrize("gap", [b",", b" , ", b",\t"])
-def test_two_in_a_line_and_one_over_two_lines_are_not_three(gap: bytes) -> None:
-    whole = ITEM % b"1"
-    first, _, rest = (ITEM % b"[1,2]").partition(b",2")
-    assert read_all([whole + gap + whole, first, b"2" + rest]) == ()
-
-
-def test_an_item_that_is_no_utf8_is_left_to_be_read_by_itself() -> None:
-    assert read_all([ITEM % b"1", ITEM % b'"\xff"']) == ()
