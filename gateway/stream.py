@@ -185,6 +185,7 @@ class EventStream(ABC):
             if not self._ended:
                 await self._fail("The stream failed inside the server")
                 return
+            self._on_error()
         except Exception:
             logger.exception("farewell_failed", request_id=self.request_id)
         self.abort()  # else its client would wait on, for what nobody sends

@@ -482,6 +482,8 @@ async def test_a_stream_whose_farewell_fails_too_is_cut_off(
         with suppress(ConnectionResetError):
             await stream.rest()
     await until(lambda: not gateway.gateway.streams, "no stream is open")
+    [errors] = gateway.gateway.metrics.stream_errors(WATCH, "reading").collect()
+    assert errors.samples[0].value == 1
 
 
 async def test_a_log_that_is_replaced_is_told_once_to_each_and_read_from_its_start(
