@@ -14,8 +14,9 @@ from gateway.ring import Ring
 from store.event import Entry, Gap, Position, StreamKey
 from store.tail import Tail
 
-# A sweep gives way after so many sends (about 20 us each), so that requests are answered meanwhile.
-SENDS_BEFORE_YIELD = 256
+# A sweep gives way after so many sends (about 8 us each): to publish an event takes several turns of
+# the loop, and with longer ones events came in so slowly under load that each went out by itself.
+SENDS_BEFORE_YIELD = 64
 _MATCHES_A_SEND = 10
 # More is read only when this has been sent: else one write grew past what a client takes at once.
 _PENDING_BYTES = 256 << 10
