@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import hiredis
 from redis.asyncio.connection import AbstractConnection, DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse
+from redis.exceptions import InvalidResponse, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 Argument: TypeAlias = bytes | str | int
@@ -130,6 +130,9 @@ class Link:
             link = await self._reopen()
         answers = await link.ask(packed, len(commands))
         for answer in answers:
+            if isinstance(answer, ReadOnlyError):
+                # It is a replica now. By the same address a new connection may find the primary.
+                link.fail(RedisConnectionError("Connection closed, for the server is read only"))
             if isinstance(answer, Exception):
                 raise answer
         return answers

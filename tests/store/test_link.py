@@ -13,7 +13,7 @@ from redis.asyncio.connection import UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from store.link import Link
@@ -203,3 +203,26 @@ def test_one_lost_as_soon_as_it_is_open_keeps_nobody_waiting(
 
     with asyncio.Runner(loop_factory=make_loop) as runner:
         runner.run(ask())
+
+
+async def test_a_server_that_became_a_replica_is_left_for_whoever_has_its_address(
+    server: Valkey, tmp_path: Path
+) -> None:
+    """It keeps its connections, and answered every write on them that it is read only."""
+    other = Valkey(tmp_path / "other")
+    other.start()
+    sockets = iter([server.socket, other.socket])
+    link = Link(
+        lambda: UnixDomainSocketConnection(
+            path=str(next(sockets)), protocol=2, retry=Retry(NoBackoff(), 0)
+        ),
+        silence_sec=30,
+    )
+    try:
+        await link.execute("REPLICAOF", "127.0.0.1", 1)
+        with pytest.raises(ReadOnlyError):
+            await link.execute("SET", "key", "value")
+        assert await link.execute("SET", "key", "value") == b"OK"
+    finally:
+        await link.aclose()
+        other.stop()
