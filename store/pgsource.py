@@ -282,6 +282,9 @@ class PgSource:
             except asyncpg.UndefinedObjectError as error:
                 raise await self._why_undefined() from error
             except asyncpg.InternalServerError as error:
+                # The only words for it that PostgreSQL has; other failures may pass.
+                if "could not map file" not in str(error):
+                    raise
                 raise self._why_undecodable(error) from error
             except BaseException:
                 # To roll back would be to wait for a source that may be gone.

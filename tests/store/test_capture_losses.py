@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
@@ -195,39 +195,66 @@ async def open_transaction(site: Site) -> asyncpg.Connection:
     return connection
 
 
-async def test_a_table_may_be_emptied_while_the_slot_is_made(site: Site) -> None:
-    """PostgreSQL misses what ends while it makes a slot, for as long as an older one is open."""
-    first = await open_transaction(site)
-    observer = await site.connect()
+@asynccontextmanager
+async def emptied_as_the_slot_is_made(site: Site) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Inside, what makes the slot has to wait; the call then empties the table, and writes to it.
 
-    async def waits() -> bool:
-        return bool(
-            await observer.fetchval(
-                "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
-                "WHERE NOT granted AND locktype = 'transactionid' AND transactionid = $1::text::xid "
-                "AND query LIKE '%create_logical%'",
-                waited_for,
+    PostgreSQL misses what ends while it makes a slot, for as long as an older one is open.
+    """
+    first, observer = await open_transaction(site), await site.connect()
+    opened = [first, observer]
+
+    async def held_by(holder: asyncpg.Connection) -> None:
+        xid = await holder.fetchval("SELECT pg_current_xact_id()::text")
+
+        async def waits() -> bool:
+            query = (
+                "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted "
+                "AND transactionid = $1::text::xid AND query LIKE '%create_logical%'"
             )
-        )
+            return bool(await observer.fetchval(query, xid))
 
-    waited_for = str(await first.fetchval("SELECT pg_current_xact_id()::xid"))
-    async with site.running() as capture:
         await eventually(waits, "the slot is being made")
+
+    async def empty() -> None:
+        await held_by(first)
         older = await open_transaction(site)
         await site.run("TRUNCATE t")
-        waited_for = str(await older.fetchval("SELECT pg_current_xact_id()::xid"))
         await first.execute("COMMIT")
-        await eventually(waits, "the slot waits for the older one")
+        await held_by(older)
         writer = await open_transaction(site)
+        opened.extend((older, writer))
         await writer.execute("INSERT INTO t VALUES (1)")
         await older.execute("COMMIT")
         await eventually(site.slot_is_there, "the slot is made")
         await writer.execute("COMMIT")
+
+    try:
+        yield empty
+    finally:
+        for connection in opened:
+            await connection.close()
+
+
+async def test_a_table_may_be_emptied_while_the_slot_is_made(site: Site) -> None:
+    async with emptied_as_the_slot_is_made(site) as empty, site.running() as capture:
+        await empty()
         await site.reach(capture, "capturing")
         await site.run("INSERT INTO t VALUES (2)")
         assert [each["key"]["id"] for each in await site.changes()] == [2]
-    for connection in (first, older, writer, observer):
-        await connection.close()
+
+
+async def test_a_slot_that_postgresql_cannot_decode_is_refused_with_what_to_do(site: Site) -> None:
+    """One that somebody else made, while a table was emptied."""
+    await site.run("CREATE PUBLICATION playhead FOR TABLE t")
+    making = f"SELECT pg_create_logical_replication_slot('{site.settings.slot}', 'pgoutput')"
+    async with emptied_as_the_slot_is_made(site) as empty:
+        made = asyncio.create_task(site.run(making))
+        await empty()
+        await made
+    async with site.running() as capture:
+        await site.reach(capture, "refused")
+        assert f"pg_drop_replication_slot('{site.settings.slot}')" in (capture.status.error or "")
 
 
 async def test_a_log_that_lost_changes_gets_them_again_while_the_slot_has_them(
