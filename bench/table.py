@@ -72,9 +72,9 @@ def page(report: Report, lines: Sequence[Line]) -> str:
     """The table with where, when and of what it was measured, as a file of its own."""
     machine = f"{report.machine['processors']} processors, {report.machine['processor']}"
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    command = "python -m bench" + (f" --against {report.against}" if report.against else "")
     about = [
-        f"Measured on {report.made[:10]} at {report.commit} by `python -m bench` ({machine}; "
-        f"{versions}).",
+        f"Measured on {report.made[:10]} at {report.commit} by `{command}` ({machine}; {versions}).",
         "In brackets: the figure as a multiple of that column's.",
         *(f"- {told}" for told in _told(lines)),
         *(f"- skipped: {each.what}: {each.why}" for each in report.skipped),

@@ -115,7 +115,7 @@ def test_the_page_tells_what_was_measured_beside_what_and_what_was_not() -> None
     done = _report()
     page = table.page(done, lines([_SPEED, _WAIT], done.figures))
     assert "| 400,000 events/s | ≥ 100; ≥ 0.5 × limit | met | 600,000 (0.67) |" in page
-    assert done.commit in page
+    assert f"{done.commit} by `python -m bench` (2 processors" in page
     assert "- skipped: the peer of idle: nginx is not installed" in page
 
 
