@@ -112,7 +112,10 @@ class _Lane:
 
     async def _try(self, drafts: Sequence[Draft]) -> list[Outcome]:
         try:
-            return await self._store(self.stream, self.envelope, drafts)
+            outcomes = await self._store(self.stream, self.envelope, drafts)
+            if len(outcomes) != len(drafts):  # else somebody would wait for ever
+                raise ValueError(f"{len(outcomes)} outcomes of {len(drafts)} drafts")
+            return outcomes
         except StoreError as error:
             if isinstance(error, StoreUnavailable):
                 self._give_up(error)

@@ -133,3 +133,16 @@ async def test_who_gives_up_leaves_the_others_and_its_drafts_to_be_stored() -> N
     with pytest.raises(asyncio.CancelledError):
         await first
     assert len(server.stored) == 703
+
+
+async def test_an_answer_for_too_few_keeps_nobody_waiting() -> None:
+    async def store(
+        stream: StreamKey, envelope: Envelope, drafts: Sequence[Draft]
+    ) -> list[Outcome]:
+        return [Appended(1, 1, b"e")]
+
+    async with asyncio.timeout(30):
+        outcomes = await Lanes(store).append(STREAM, ENVELOPE, drafts_of(1, 2))
+    assert [str(outcome) for outcome in outcomes] == [
+        "the append failed: 1 outcomes of 2 drafts"
+    ] * 2
